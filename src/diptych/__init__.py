@@ -1,0 +1,50 @@
+"""GANs and diffusion models, side by side: train both, measure them with one ruler, choose, ship.
+
+>>> import diptych
+>>> run = diptych.train("edm", "digits", "runs/digits", budget="1m")
+>>> images = diptych.load("runs/digits").using(steps=8).sample(range(64))   # uint8 (64, 1, 8, 8)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # names are imported when they are first used: `import diptych` does not import torch
+    from diptych.api import choose, duel, evaluate, export, load, train
+    from diptych.catalog import recipes
+    from diptych.data import inspect, open_data
+    from diptych.model import Condition, Model, Noise
+    from diptych.scores import Estimate, Report, RulerCard
+
+__version__ = "0.1.0"
+__all__ = [
+    "Condition",
+    "Estimate",
+    "Model",
+    "Noise",
+    "Report",
+    "RulerCard",
+    "choose",
+    "duel",
+    "evaluate",
+    "export",
+    "inspect",
+    "load",
+    "open_data",
+    "recipes",
+    "train",
+]
+
+_HOME = {
+    **dict.fromkeys(("choose", "duel", "evaluate", "export", "load", "train"), "diptych.api"),
+    **dict.fromkeys(("inspect", "open_data"), "diptych.data"),
+    **dict.fromkeys(("Condition", "Model", "Noise"), "diptych.model"),
+    **dict.fromkeys(("Estimate", "Report", "RulerCard"), "diptych.scores"),
+    "recipes": "diptych.catalog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'diptych' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,124 @@
+"""The verbs of the command line, in Python, with names and paths where objects are expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diptych import catalog
+from diptych.data import open_data
+from diptych.data.images import DataSet
+from diptych.errors import WrongUse, did_you_mean
+from diptych.evaluate import evaluate as measure
+from diptych.model import Model
+from diptych.recipe import RecipeSpec
+from diptych.runs import Run, load_model, open_run
+from diptych.scores import Report
+from diptych.train import Settings
+from diptych.train import train as run_training
+
+if TYPE_CHECKING:
+    from diptych.choose import Choice
+    from diptych.export import Exported
+    from diptych.report.record import DuelRecord
+
+Source = str | Path | DataSet
+
+
+def train(
+    recipe: str | RecipeSpec, data: Source, out: str | Path, *, force: bool = False, **arguments: Any
+) -> Run:
+    """Trains a recipe and returns its run directory; the same call again resumes, or returns at once.
+
+    Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`, `ticks`; see
+    `diptych.train.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
+    """
+    spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
+    images = opened(data, arguments)
+    settings = Settings(**taken(arguments, {f.name for f in fields(Settings)}))
+    return run_training(spec, images, out, arguments=arguments, settings=settings, force=force)
+
+
+def load(run: str | Path, device: str = "auto") -> Model:
+    """The model of a run directory, ready to sample: `load("runs/a").using(steps=4).sample(range(64))`."""
+    return load_model(run, device)
+
+
+def evaluate(
+    run: str | Path, data: Source | None = None, *, n: int = 2000, seed: int = 0, **options: Any
+) -> Report:
+    """Measures a run on the held-out images of its data, or of `data`. Keyword arguments are the model's options."""
+    opened_run = open_run(run)
+    recorded = opened_run.recipe["data"]
+    images = opened(data, {}) if data is not None else open_data(recorded["source"], **recorded["arguments"])
+    model = load_model(run).using(**options)
+    return measure(
+        model,
+        images,
+        name=Path(run).name,
+        recipe=opened_run.recipe["recipe"],
+        n=n,
+        seed=seed,
+        run=str(run),
+        training=opened_run.spent,
+    )
+
+
+def choose(
+    reports: Iterable[Report],
+    *,
+    best: str = "fid",
+    at_most: Mapping[str, float] | None = None,
+    at_least: Mapping[str, float] | None = None,
+) -> Choice:
+    """The best report under the constraints, the Pareto set, and the reason for each that was dropped."""
+    from diptych.choose import choose as decide
+
+    return decide(list(reports), best=best, at_most=at_most or {}, at_least=at_least or {})
+
+
+def duel(
+    data: Source,
+    out: str | Path,
+    contenders: Sequence[str | tuple[str, Mapping[str, Any]]] = ("r3gan", "edm", "consistency"),
+    **rules: Any,
+) -> DuelRecord:
+    """Trains contenders under one budget, measures them with one ruler, chooses, and writes `out`/index.html.
+
+    A contender is a recipe's name, or a name with arguments. Keyword arguments are the training's (`budget`, `seed`),
+    the rules' (`best`, `at_most`, `n`; see `diptych.duel.Rules`) and those of `open_data`.
+    """
+    from diptych.duel import Entry, Rules
+    from diptych.duel import duel as fight
+
+    named = [(entry, {}) if isinstance(entry, str) else entry for entry in contenders]
+    entries = [Entry(name, catalog.recipe(name), dict(arguments)) for name, arguments in named]
+    images = opened(data, rules)
+    settings = Settings(**taken(rules, {f.name for f in fields(Settings)}))
+    known = {f.name for f in fields(Rules)} - {"settings"}
+    for name in rules:
+        if name not in known:
+            raise WrongUse(f"a duel has no rule {name!r}", did_you_mean(name, sorted(known)))
+    return fight(images, entries, out, rules=Rules(settings=settings, **rules))
+
+
+def export(model: Model | str | Path, out: str | Path, **options: Any) -> Exported:
+    """Writes a model, or a run's, as one ONNX file and checks it. Keyword arguments are the model's options."""
+    from diptych.export import export as exported
+
+    loaded = model if isinstance(model, Model) else load_model(model, "cpu")
+    return exported(loaded.using(**options), Path(out))
+
+
+def opened(data: Source, arguments: dict[str, Any]) -> DataSet:
+    """The data set; arguments of `open_data` are taken out of `arguments`."""
+    if isinstance(data, DataSet):
+        return data
+    return open_data(data, **taken(arguments, {"size", "fit", "channels", "held_out", "flip", "cache"}))
+
+
+def taken(arguments: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Removes these names from `arguments` and returns them."""
+    return {name: arguments.pop(name) for name in names & arguments.keys()}

@@ -1,0 +1,231 @@
+"""The best under the constraints, with the measured reason for every report that was dropped. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from diptych.choice import Choice, Limit, bound, plain, said
+from diptych.errors import NotComparable, WrongUse, did_you_mean
+from diptych.scores import Better, Report, number
+
+LATENCY = "latency_ms"
+COSTS = (LATENCY, "flops", "parameters")  # what breaks a tie: the first that all of the tied have
+
+
+def choose(
+    reports: Sequence[Report],
+    *,
+    best: str = "fid",
+    at_most: Mapping[str, float] = {},
+    at_least: Mapping[str, float] = {},
+) -> Choice:
+    """The report with the best value of `best` among those that keep the constraints.
+
+    Constraints are checked on values; where an interval contains the limit, that is said. Reports whose
+    interval overlaps the chosen one's are tied with it. Raises WrongUse for an unknown score, NotComparable
+    where the ruler cards differ.
+    """
+    constraints = {"at_most": dict(at_most), "at_least": dict(at_least)}
+    if not reports:
+        return Choice(best, constraints, None, sentence="There is no report to choose from.")
+    check_names(reports, best, at_most, at_least)
+    check_rulers(reports)
+    field = Field(distinct(reports), best, [Limit(*item, 1) for item in at_most.items()])
+    field.limits += [Limit(*item, -1) for item in at_least.items()]
+    passing = [report for report in field.reports if not field.violations(report)]
+    pareto = field.pareto()
+    if not passing:
+        dropped = tuple((report.name, field.why_out(report)) for report in field.reports)
+        return Choice(best, constraints, None, (), pareto, dropped, field.none_passes(), "", field.notes())
+    chosen = min(passing, key=field.rank)
+    tied = tuple(r for r in passing if r is not chosen and r.scores[best].overlaps(chosen.scores[best]))
+    kept = {report.name for report in (chosen, *tied)}
+    dropped = tuple((r.name, field.why_not(r, chosen)) for r in field.reports if r.name not in kept)
+    sentence, tie_break = field.sentence(chosen, tied, passing)
+    return Choice(best, constraints, chosen, tied, pareto, dropped, sentence, tie_break, field.notes())
+
+
+@dataclass
+class Field:
+    """Comparable reports with distinct names, the score that decides, and the limits."""
+
+    reports: list[Report]
+    best: str
+    limits: list[Limit]
+
+    def rank(self, report: Report) -> float:
+        """Smaller is better; missing and NaN come last."""
+        estimate = report.scores.get(self.best)
+        if estimate is None or math.isnan(estimate.value):
+            return math.inf
+        return estimate.value if estimate.better == "lower" else -estimate.value
+
+    def violations(self, report: Report) -> list[str]:
+        """Why it cannot be taken, whatever the others are."""
+        broken = [limit.broken(report) for limit in self.limits if limit.excess(report) > 0]
+        estimate = report.scores.get(self.best)
+        if estimate is None:
+            return [f"it has no {self.best}", *broken]
+        return [f"its {self.best} is not a number", *broken] if math.isnan(estimate.value) else broken
+
+    def straddles(self, report: Report) -> list[str]:
+        """A sentence for each limit that its value keeps and its interval contains."""
+        return [
+            f"its {said(limit.score, report.scores[limit.score])} keeps the limit of {bound(limit.bound)}, "
+            "but the interval contains it"
+            for limit in self.limits
+            if limit.excess(report) <= 0 and limit.straddled(report)
+        ]
+
+    def why_out(self, report: Report) -> str:
+        """The limits that it breaks."""
+        return "; ".join(self.violations(report))
+
+    def why_not(self, report: Report, chosen: Report) -> str:
+        """The limits that it breaks, or the better one."""
+        if broken := self.why_out(report):
+            return broken
+        ours, theirs = report.scores[self.best], chosen.scores[self.best]
+        worse = f"{said(self.best, ours)} is worse than {chosen.name} {plain(theirs)}"
+        return "; ".join([worse, *self.straddles(report)])
+
+    def pareto(self) -> tuple[str, ...]:
+        """Names on the front of `best` against latency_ms, or against every other score without it."""
+        common = set.intersection(*(set(report.scores) for report in self.reports))
+        if self.best != LATENCY and any(LATENCY in report.scores for report in self.reports):
+            axes = [self.best, LATENCY]
+        else:
+            axes = [name for name in self.reports[0].scores if name in common or name == self.best]
+        axes = [name for name in axes if direction(self.reports, name) != "neither"]
+        placed = {r.name: place for r in self.reports if (place := coordinates(r, axes)) is not None}
+        return tuple(
+            name for name, place in placed.items() if not any(dominates(p, place) for p in placed.values())
+        )
+
+    def none_passes(self) -> str:
+        """Which constraint excludes the nearest one, and by how much."""
+        wanted = " and ".join(str(limit) for limit in self.limits)
+        nearest = min(
+            self.reports, key=lambda r: max((limit.excess(r) for limit in self.limits), default=math.inf)
+        )
+        gaps = [self.gap(limit, nearest) for limit in self.limits if 0 < limit.excess(nearest) < math.inf]
+        if not gaps:
+            missing = "; ".join(f"{report.name}: {self.why_out(report)}" for report in self.reports)
+            return f"None of {len(self.reports)} can be taken: {missing}."
+        only = len(self.reports) == 1
+        start = f"{nearest.name} does not keep" if only else f"None of {len(self.reports)} keeps"
+        return f"{start} {wanted}.{'' if only else f' The nearest is {nearest.name}:'} {'; '.join(gaps)}."
+
+    def gap(self, limit: Limit, report: Report) -> str:
+        """A broken limit, and by how much."""
+        distance = abs(report.scores[limit.score].value - limit.bound)
+        share = f" ({100 * distance / abs(limit.bound):.0f} %)" if limit.bound else ""
+        return f"{limit.broken(report)}; it is off by {number(distance)}{share}"
+
+    def sentence(self, chosen: Report, tied: Sequence[Report], passing: Sequence[Report]) -> tuple[str, str]:
+        """The sentence for people, and the name that the tie-break gives."""
+        mine = chosen.scores[self.best]
+        wanted = " and ".join(str(limit) for limit in self.limits)
+        among = f" of the {len(passing)} that keep {wanted}" if wanted else f" of {len(passing)}"
+        if len(passing) == 1:
+            only = f"the only one of {len(self.reports)}" + (f" that keeps {wanted}" if wanted else "")
+            text, tie_break = f"{chosen.name} is {only}; its {self.best} is {plain(mine)}", ""
+        elif tied:
+            listed = " or ".join(f"{r.name} ({plain(r.scores[self.best])})" for r in tied)
+            advice, tie_break = self.tie_break(chosen, tied)
+            text = (
+                f"{chosen.name} has the best {said(self.best, mine)}{among}, but it is not decidable at this "
+            )
+            text += f"n ({mine.n:,}) whether it is better than {listed}: the intervals overlap. {advice}"
+        else:
+            second = min((report for report in passing if report is not chosen), key=self.rank)
+            text = f"{chosen.name} has the best {said(self.best, mine)}{among}; the next, {second.name}, has "
+            text += f"{plain(second.scores[self.best])}, and the intervals do not overlap"
+            tie_break = ""
+        caveats = [f"mind that {caveat}" for caveat in self.straddles(chosen)]
+        return "; ".join([text, *caveats]) + ".", tie_break
+
+    def tie_break(self, chosen: Report, tied: Sequence[Report]) -> tuple[str, str]:
+        """Which of the tied is measurably faster or cheaper: a practical matter, and said to be one."""
+        cost = next((name for name in COSTS if all(name in r.scores for r in (chosen, *tied))), None)
+        if cost is None or cost == self.best:
+            return "No cost was measured that could break the tie", ""
+        word = "faster" if cost == LATENCY else "cheaper"
+        cheapest = min((chosen, *tied), key=lambda report: report.scores[cost].value)
+        mine, theirs = chosen.scores[cost], cheapest.scores[cost]
+        mark = f"As a tie-break only, and no finding about {self.best}:"
+        if theirs.beats(mine):
+            found = f"{mark} {cheapest.name} is {word}, {said(cost, theirs)} against {plain(mine)}"
+            return found, cheapest.name
+        if all(mine.beats(report.scores[cost]) for report in tied):
+            return f"{mark} it is also the {word} one, {said(cost, mine)}", chosen.name
+        return f"Nor does {cost} break the tie: none of them is measurably {word} than it", ""
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know about the comparison."""
+        first = self.reports[0].machine
+        names = {key for report in self.reports for key in report.machine}
+        keys = sorted(k for k in names if any(first.get(k) != r.machine.get(k) for r in self.reports))
+        return (f"not all were measured on the same machine: {', '.join(keys)} differ",) if keys else ()
+
+
+def check_names(
+    reports: Sequence[Report], best: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
+) -> None:
+    """Raises WrongUse for an unknown score, one without a better side, or limits that cannot be meant."""
+    known = list(dict.fromkeys(name for report in reports for name in report.scores))
+    for name in (best, *at_most, *at_least):
+        if name not in known:
+            raise WrongUse(f"there is no score called {name}", did_you_mean(name, known))
+    if direction(reports, best) == "neither":
+        raise WrongUse(f"{best} has no better side: it cannot be what decides")
+    for name, limit in (*at_most.items(), *at_least.items()):
+        if math.isnan(limit):
+            raise WrongUse(f"the limit of {name} is not a number")
+        if at_least.get(name, -math.inf) > at_most.get(name, math.inf):
+            raise WrongUse(f"{name} cannot be at least {at_least[name]:g} and at most {at_most[name]:g}")
+
+
+def check_rulers(reports: Sequence[Report]) -> None:
+    """Raises NotComparable, naming what differs, where the ruler cards are not all the same."""
+    first = reports[0]
+    for report in reports[1:]:
+        if different := first.ruler.differences(report.ruler):
+            raise NotComparable(
+                f"{first.name} and {report.name} were measured with different rulers: {'; '.join(different)}",
+                "evaluate both with the same data, n, seed and version",
+            )
+
+
+def distinct(reports: Sequence[Report]) -> list[Report]:
+    """The reports, with the run (or the place in the list) added to names that occur twice."""
+    by_name = Counter(report.name for report in reports)
+    named = [replace(r, name=f"{r.name} ({r.run})") if by_name[r.name] > 1 and r.run else r for r in reports]
+    again = Counter(report.name for report in named)
+    return [
+        replace(report, name=f"{report.name} #{place}") if again[report.name] > 1 else report
+        for place, report in enumerate(named, 1)
+    ]
+
+
+def direction(reports: Sequence[Report], name: str) -> Better:
+    """Which side of a score is better, as its estimates say."""
+    return next(report.scores[name].better for report in reports if name in report.scores)
+
+
+def coordinates(report: Report, axes: Sequence[str]) -> tuple[float, ...] | None:
+    """Its values, turned so that smaller is better; None where one is missing."""
+    estimates = [report.scores[name] for name in axes if name in report.scores]
+    values = tuple(e.value if e.better == "lower" else -e.value for e in estimates)
+    return values if len(values) == len(axes) and not any(map(math.isnan, values)) else None
+
+
+def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    """Whether `a` is nowhere worse than `b` and somewhere better."""
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))
+
+
+__all__ = ["COSTS", "LATENCY", "Choice", "choose"]

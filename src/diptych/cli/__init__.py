@@ -1,0 +1,71 @@
+"""The command line. Each verb lives in a module of its own and is imported when it is called: --help needs no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import cyclopts
+
+from diptych import __version__
+
+HELP = """
+GANs and diffusion models, side by side: train both on your images, measure them with one ruler, ship the better one.
+
+Begin with   diptych duel digits, or with your own images:
+`diptych duel photos/ --size 64 --budget 30m --at-most latency_ms=50`
+
+A run is a directory; the same command again resumes it. Results go to stdout (--json for machines), progress and
+warnings to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (a checkpoint was written).
+"""
+
+VERBS = {
+    "duel": "Train contenders under one budget, measure them with one ruler, say which to ship, write a page.",
+    "train": "Train one recipe on images; the same command again resumes.",
+    "sample": "Draw images from a run: a sheet, a folder of files or an .npz.",
+    "evaluate": "Measure runs with the ruler: quality, diversity, latency, memory, with 95 % intervals.",
+    "choose": "The best of measured runs under constraints, with the reason for each that was dropped.",
+    "export": "One ONNX file that turns noise (and labels) into images, checked against the run.",
+    "data": "Look at images before training on them.",
+    "recipes": "What can be trained, with every flag and its default.",
+}
+
+app = cyclopts.App(
+    name="diptych", help=HELP, version=__version__, help_format="plaintext", result_action="return_value"
+)
+for verb, line in VERBS.items():
+    app.command(f"diptych.cli.{verb}:{'app' if verb in ('train', 'data') else verb}", name=verb, help=line)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command line and exits with its code."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command line and returns its exit code. A user's mistake is a sentence on stderr, never a traceback."""
+    from diptych.errors import DiptychError
+
+    try:
+        app(arguments)
+    except DiptychError as error:
+        complain(error.message, error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("interrupted", "the same command again goes on from here")
+        return 130
+    except BrokenPipeError:
+        return 1
+    except SystemExit as done:  # cyclopts has printed what was wrong
+        return done.code if isinstance(done.code, int) else int(bool(done.code))
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
+    return 0
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"\nhint: {hint}", file=sys.stderr)

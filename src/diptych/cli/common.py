@@ -1,0 +1,208 @@
+"""What several verbs share: data flags, seeds and key=value pairs, model options, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from diptych.errors import DiptychError, WrongUse
+
+if TYPE_CHECKING:
+    from diptych.data.images import DataSet
+    from diptych.model import Model
+    from diptych.scores import Report
+
+DATA = Group.create_ordered("Data")
+TRAINING = Group.create_ordered("Training")
+RULES = Group.create_ordered("Rules")
+OUTPUT = Group.create_ordered("Output")
+
+Json = Annotated[bool, Parameter(name="--json", negative="", group=OUTPUT, help="Print the result as JSON.")]
+AtMost = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--at-most",
+        group=RULES,
+        negative="",
+        help="Constraint metric=value, e.g. latency_ms=50; repeatable.",
+    ),
+]
+AtLeast = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--at-least",
+        group=RULES,
+        negative="",
+        help="Constraint metric=value, e.g. recall=0.5; repeatable.",
+    ),
+]
+
+
+@Parameter(name="*", group=DATA)
+@dataclass(frozen=True)
+class Ingest:
+    """How images are read."""
+
+    size: Annotated[
+        int | None, Parameter(help="Height and width in pixels; needed where sizes are mixed.")
+    ] = None
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"],
+        Parameter(help="How an image becomes square: antialiased in each case."),
+    ] = "crop"
+    channels: Annotated[
+        Literal[1, 3, 4] | None, Parameter(help="1 grey, 3 colour, 4 with alpha; else as found.")
+    ] = None
+    held_out: Annotated[float | None, Parameter(help="Share (or number) of images kept for measuring.")] = (
+        None
+    )
+    flip: Annotated[bool, Parameter(help="Mirror half of the images while training.")] = False
+
+    def open(self, source: str) -> DataSet:
+        """Reads the data set and says on stderr what was odd."""
+        from diptych.data import open_data
+
+        data = open_data(source, **{f.name: getattr(self, f.name) for f in fields(self)})
+        for incident in data.card.incidents[:10]:
+            logging.getLogger("diptych").warning("%s: %s (%s)", incident.file, incident.what, incident.done)
+        if len(data.card.incidents) > 10:
+            logging.getLogger("diptych").warning(
+                "... and %d more: diptych data inspect", len(data.card.incidents) - 10
+            )
+        return data
+
+
+@Parameter(name="*", group=TRAINING)
+@dataclass(frozen=True)
+class Pace:
+    """How long to train, and on what."""
+
+    budget: Annotated[str, Parameter(help="20M-images, 30m, 1.5h or 5e17flop.")] = "10m"
+    seed: Annotated[int, Parameter(help="Of weights, batches and noise.")] = 0
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto"
+    precision: Annotated[str, Parameter(help="auto, float32 or bfloat16.")] = "auto"
+    microbatch: Annotated[
+        int, Parameter(help="Images that go through at once, to save memory; 0: the whole batch.")
+    ] = 0
+    ticks: Annotated[
+        int, Parameter(help="Log lines, sample sheets and checkpoints in the whole training.")
+    ] = 20
+
+
+def say_on_stderr() -> None:
+    """Sends the package's log to stderr, plainly."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=False)
+    logger = logging.getLogger("diptych")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+
+
+def show(tree: Any) -> None:
+    """JSON on stdout."""
+    print(json.dumps(tree, indent=2))
+
+
+def numbers(text: str) -> list[int]:
+    """From "0-63,70" to a list. Raises WrongUse for anything else.
+
+    >>> numbers("0-2,7")
+    [0, 1, 2, 7]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise WrongUse(f"{text!r} is not a list of seeds", "write 0-63 or 1,5,9")
+        if int(last or first) - int(first) >= 10_000_000:
+            raise WrongUse(f"{part} are too many at once", "ten million at most")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def pairs(texts: Iterable[str] | None) -> dict[str, float]:
+    """From ["latency_ms=50"] to {"latency_ms": 50.0}. Raises WrongUse for anything else."""
+    found = {}
+    for text in texts or ():
+        name, _, value = text.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError as error:
+            raise WrongUse(f"{text!r} is not metric=number", "write for example latency_ms=50") from error
+    return found
+
+
+def typed(text: str, kind: Any, name: str) -> Any:
+    """A flag's text as the type that its default has. Raises WrongUse where it is not one."""
+    try:
+        if kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
+                text.lower()
+            ]
+        return kind(text) if kind in (int, float) else text
+    except (ValueError, KeyError) as error:
+        raise WrongUse(f"{name}={text} is not a {kind.__name__}") from error
+
+
+def with_options(model: Model, options: Mapping[str, str]) -> tuple[Model, dict[str, Any]]:
+    """The model with `--steps 4` and the like applied, and what was changed."""
+    hints = get_type_hints(type(model.options))
+    changes = {}
+    for flag, text in options.items():
+        name = flag.replace("-", "_")
+        changes[name] = typed(text, hints.get(name, str), name)
+    return model.using(**changes), changes
+
+
+def data_of(run: Path, source: str | None = None) -> DataSet:
+    """The data set that a run was trained on, opened with the same arguments and checked against its hash."""
+    from diptych.data import open_data
+    from diptych.errors import RunError
+    from diptych.runs import open_run
+
+    recorded = open_run(run).recipe["data"]
+    data = open_data(source or recorded["source"], **recorded["arguments"])
+    if data.card.held_out_sha256 != recorded["held_out_sha256"]:
+        raise RunError(
+            f"{data.card.source} is no longer what {run} was trained on: the held-out images differ",
+            "bring the old files back, or name them with --data",
+        )
+    return data
+
+
+def reports_in(paths: Iterable[Path]) -> list[Report]:
+    """Every report of these runs, duels (their directories) or report files. Raises DiptychError where there are none."""
+    from diptych.files import read_json
+    from diptych.scores import Report
+
+    found = []
+    for path in paths:
+        files = (
+            [path]
+            if path.is_file()
+            else sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json"))
+        )
+        if not files:
+            raise DiptychError(f"{path} has not been measured", f"diptych evaluate {path}")
+        found += [Report.from_json(read_json(file)) for file in files]
+    return found
+
+
+def table(rows: list[list[str]], header: list[str]) -> None:
+    """A table on stdout, as wide as it needs to be where stdout is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(*header, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        drawn.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200).print(drawn)

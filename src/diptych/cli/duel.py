@@ -1,0 +1,121 @@
+"""diptych duel DATA: contenders under one budget, one ruler, one page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.common import (
+    OUTPUT,
+    RULES,
+    AtLeast,
+    AtMost,
+    Ingest,
+    Json,
+    Pace,
+    pairs,
+    say_on_stderr,
+    show,
+    table,
+    typed,
+)
+from diptych.cli.watch import watching
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from diptych.duel import Entry
+
+
+def duel(
+    data: Annotated[
+        str, Parameter(help="Folder, .zip, .npz, idx or CIFAR-10 files; digits and shapes are built in.")
+    ],
+    *,
+    contenders: Annotated[
+        str,
+        Parameter(
+            group=RULES, help="Recipes, comma-separated; arguments after colons: edm:width=32:lr=1e-3."
+        ),
+    ] = "r3gan,edm,consistency",
+    best: Annotated[
+        str, Parameter(group=RULES, help="The score that decides among those that pass.")
+    ] = "fid",
+    at_most: AtMost = None,
+    at_least: AtLeast = None,
+    n: Annotated[
+        int, Parameter(group=RULES, help="Fakes and reals that each score looks at, at most.")
+    ] = 2000,
+    exam: Annotated[int, Parameter(group=RULES, help="The same at each tick of training; 0: none.")] = 256,
+    ingest: Ingest = Ingest(),
+    pace: Pace = Pace(),
+    out: Annotated[Path, Parameter(group=OUTPUT, help="Where runs and the page go.")] = Path("duel"),
+    force: Annotated[
+        bool, Parameter(group=OUTPUT, negative="", help="Go on though arguments changed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(group=OUTPUT, negative="", help="Predict time, memory and disk.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train contenders under one budget each, measure them with one ruler, say which to ship, write a page.
+
+    Killed and run again, it continues where it was. The page is OUT/index.html.
+    """
+    from diptych.duel import Rules
+    from diptych.duel import duel as fight
+    from diptych.train import Settings, plan
+
+    say_on_stderr()
+    settings = Settings(**asdict(pace))
+    limits = {"at_most": pairs(at_most), "at_least": pairs(at_least)}
+    rules = Rules(settings=settings, n=n, exam=exam, best=best, **limits)
+    entries = [entry(text) for text in contenders.split(",")]
+    if len({one.name for one in entries}) < len(entries):
+        entries = [replace(one, name=f"{one.name}-{i}") for i, one in enumerate(entries, 1)]
+    images = ingest.open(data)
+    if dry_run:
+        plans = {
+            one.name: asdict(plan(one.spec, images, arguments=one.arguments, settings=settings))
+            for one in entries
+        }
+        if as_json:
+            show(plans)
+        else:
+            columns = list(next(iter(plans.values())))
+            table(
+                [[name, *(f"{p[c]:,.6g}" for c in columns)] for name, p in plans.items()],
+                ["contender", *columns],
+            )
+        return
+    command = shlex.join(["diptych", *sys.argv[1:]])
+    with watching() as watch:
+        record = fight(images, entries, out, rules=rules, watch=watch, command=command, force=force)
+    if as_json:
+        show(record.to_json())
+        return
+    print(record.choice.sentence)
+    for name, reason in record.choice.dropped:
+        print(f"  {name}: {reason}")
+    print(f"\nthe page: {(out / 'index.html').resolve()}")
+
+
+def entry(text: str) -> Entry:
+    """From "edm:width=32" to an entry. Raises WrongUse with the nearest name where something is unknown."""
+    from diptych import catalog
+    from diptych.duel import Entry
+
+    name, *settings = text.strip().split(":")
+    spec = catalog.recipe(name)
+    given = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise WrongUse(f"{setting!r} in {text!r} is not argument=value", "write edm:width=32")
+        spec.arguments({key: value})
+        given[key] = typed(value, spec.types[key], key)
+    return Entry(name, spec, given)

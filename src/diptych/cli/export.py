@@ -1,0 +1,33 @@
+"""diptych export RUN --out MODEL.onnx."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.common import Json, say_on_stderr, show, with_options
+
+
+def export(
+    run: Annotated[Path, Parameter(help="A run directory.")],
+    *,
+    out: Annotated[Path, Parameter(help="The .onnx file.")],
+    as_json: Json = False,
+    **options: str,
+) -> None:
+    """One ONNX file that turns noise (and labels) into images, checked in onnxruntime against the run itself.
+
+    The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7.
+    """
+    from diptych.export import export as exported
+    from diptych.runs import load_model
+
+    say_on_stderr()
+    model, _ = with_options(load_model(run, "cpu"), options)
+    result = exported(model, out)
+    show({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}) if as_json else print(
+        result
+    )

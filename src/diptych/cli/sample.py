@@ -1,0 +1,60 @@
+"""diptych sample RUN: images from a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.common import Json, numbers, say_on_stderr, show, with_options
+
+
+def sample(
+    run: Annotated[Path, Parameter(help="A run directory.")],
+    *,
+    out: Annotated[
+        Path, Parameter(help="A picture (.png) for one sheet, .npz for an array (arr_0), else a folder.")
+    ],
+    seeds: Annotated[str, Parameter(help="0-63 or 1,5,9: the same seed is the same image.")] = "0-63",
+    label: Annotated[
+        int | None, Parameter(help="One class for all; else seed modulo the number of classes.")
+    ] = None,
+    batch: Annotated[int, Parameter(help="Images drawn at once; changes nothing but speed and memory.")] = 64,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+    **options: str,
+) -> None:
+    """Draw images from a run. The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7."""
+    import numpy as np
+    import torch
+
+    from diptych import pictures
+    from diptych.device import keep_buffers
+    from diptych.files import write
+    from diptych.model import Condition
+    from diptych.runs import load_model
+
+    say_on_stderr()
+    keep_buffers()
+    wanted = numbers(seeds)
+    model, changes = with_options(load_model(run, device), options)
+    condition = None if label is None else Condition(label=torch.full((len(wanted),), label))
+    images = model.sample(wanted, condition, batch)
+    if out.suffix == ".npz":
+        array = images.permute(0, 2, 3, 1).numpy()
+
+        def produce(path: Path) -> None:
+            with path.open("wb") as file:
+                np.savez_compressed(file, arr_0=array, seeds=np.array(wanted))
+
+        write(out, produce)
+    elif out.suffix:
+        pictures.save(pictures.sheet(images), out)
+    else:
+        for seed, image in zip(wanted, images, strict=True):
+            pictures.save(pictures.sheet(image[None], least=1), out / f"{seed:06d}.png")
+    if as_json:
+        show({"out": str(out), "images": len(wanted), "shape": list(model.image_shape), "options": changes})
+    else:
+        print(out)

@@ -1,0 +1,102 @@
+"""diptych train RECIPE DATA --out RUN: one command for each recipe, its keyword arguments as flags."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Group, Parameter
+
+from diptych import catalog
+from diptych.cli import VERBS
+from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stderr, show, table
+from diptych.cli.watch import watching
+from diptych.recipe import RecipeSpec
+
+app = App(name="train", help=VERBS["train"], help_format="markdown")
+
+
+def command(spec: RecipeSpec) -> Any:
+    """A function whose signature is the recipe's flags and the training's."""
+
+    def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
+        from diptych.evaluate import QuickExam
+        from diptych.train import Settings, plan, train
+
+        say_on_stderr()
+        exam, force, dry_run, as_json = (rest.pop(name) for name in ("exam", "force", "dry_run", "as_json"))
+        images, settings = ingest.open(data), Settings(**asdict(pace))
+        if dry_run:
+            expected = asdict(plan(spec, images, arguments=rest, settings=settings))
+            show(expected) if as_json else table(
+                [[k, f"{v:,.6g}"] for k, v in expected.items()], [spec.name, "expected"]
+            )
+            return
+        with watching() as watch:
+            finished = train(
+                spec,
+                images,
+                out,
+                arguments=rest,
+                settings=settings,
+                examine=QuickExam(images, exam) if exam else None,
+                watch=watch(spec.name),
+                force=force,
+            )
+        last = {"run": str(out), **finished.log()[-1]}
+        if as_json:
+            show(last)
+        else:
+            scores = "  ".join(f"{name} {value:.4g}" for name, value in last["exam"].items())
+            print(f"{out}: {last['images']:,} images in {last['seconds']:,.0f} s  {scores}")
+
+    run.__name__, run.__doc__ = spec.name, spec.doc
+    flags = {
+        name: Annotated[
+            kind, Parameter(group=Group("Recipe", sort_key=0), negative="" if kind is bool else None)
+        ]
+        for name, kind in spec.types.items()
+    }
+    own: dict[str, tuple[Any, Any]] = {
+        "exam": (
+            Annotated[int, Parameter(group=TRAINING, help="Samples scored at each tick; 0: none.")],
+            256,
+        ),
+        "force": (
+            Annotated[bool, Parameter(group=TRAINING, negative="", help="Go on though arguments changed.")],
+            False,
+        ),
+        "dry_run": (
+            Annotated[bool, Parameter(group=OUTPUT, negative="", help="Predict time, memory and disk.")],
+            False,
+        ),
+        "as_json": (Json, False),
+    }
+    kinds = inspect.Parameter
+    out = Annotated[Path, Parameter(group=OUTPUT, help="The run directory.")]
+    data = Annotated[
+        str, Parameter(help="Folder, .zip, .npz, idx or CIFAR-10 files; digits and shapes are built in.")
+    ]
+    parameters = [
+        kinds("data", kinds.POSITIONAL_OR_KEYWORD, annotation=data),
+        kinds("out", kinds.KEYWORD_ONLY, annotation=out),
+        *(
+            kinds(n, kinds.KEYWORD_ONLY, annotation=kind, default=spec.defaults[n])
+            for n, kind in flags.items()
+        ),
+        kinds("ingest", kinds.KEYWORD_ONLY, annotation=Ingest, default=Ingest()),
+        kinds("pace", kinds.KEYWORD_ONLY, annotation=Pace, default=Pace()),
+        *(
+            kinds(n, kinds.KEYWORD_ONLY, annotation=kind, default=default)
+            for n, (kind, default) in own.items()
+        ),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
+
+
+for name, recipe in catalog.recipes().items():
+    app.command(command(recipe), name=name)

@@ -1,0 +1,250 @@
+"""Images that are arrays already: .npz and .npy, MNIST-style idx files. Nothing here unpickles."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from diptych.data.images import Incident, Int64, UInt8
+from diptych.errors import DataError
+
+Array = npt.NDArray[Any]
+MAX_ARRAY_BYTES = 64 << 30
+_LABELS_OF = {"x_train": "y_train", "images": "labels", "arr_0": "arr_1"}
+_SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
+_RANGES = "uint8 in 0..255, or floats in 0..1 or -1..1"
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Pictures of one size, with what is known of each."""
+
+    pixels: UInt8  # (N, H, W, C), C = 1, 3 or 4
+    names: Sequence[str]  # (N,), for people
+    labels: Int64 | None = None
+    class_names: tuple[str, ...] = ()
+    held_out: npt.NDArray[np.bool_] | None = None  # a split that came with the source
+    captions: tuple[str, ...] | None = None
+    factors: Mapping[str, Array] = field(default_factory=dict)
+    incidents: tuple[Incident, ...] = ()
+    licence: str = ""
+
+
+def load_npz(path: Path) -> Stack:
+    """x_train, y_train, x_test, y_test; or images and labels; or arr_0. A .npy file counts as arr_0."""
+    arrays = _load(path)
+    image_key = next((key for key in _LABELS_OF if key in arrays), None)
+    if image_key is None:
+        raise DataError(
+            f"{path} holds {', '.join(arrays) or 'nothing'}",
+            "what is looked for: x_train (with y_train, x_test, y_test), or images (with labels), or arr_0",
+        )
+    label_key = _LABELS_OF[image_key]
+    images, labels = [arrays[image_key]], [arrays.get(label_key)]
+    if label_key == "arr_1" and labels[0] is not None and labels[0].shape[:1] != images[0].shape[:1]:
+        labels = [None]  # an array that happens to be second
+    if image_key == "x_train" and "x_test" in arrays:
+        images.append(arrays["x_test"])
+        labels.append(arrays.get("y_test"))
+    keys = [image_key, "x_test"][: len(images)]
+    parts, notes = to_uint8_nhwc(images, path)
+    class_names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), None)
+    return joined(path, keys, parts, labels, class_names, notes)
+
+
+def _load(path: Path) -> dict[str, Array]:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                declared = sum(info.file_size for info in archive.infolist())
+            if declared > MAX_ARRAY_BYTES:
+                raise DataError(
+                    f"{path} declares {declared:,} bytes of arrays, more than {MAX_ARRAY_BYTES:,}"
+                )
+        else:
+            with path.open("rb") as file:
+                if file.read(6) != np.lib.format.MAGIC_PREFIX:
+                    raise DataError(f"{path} is neither an .npz nor an .npy file")
+        opened = np.load(path, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            return {"arr_0": opened}
+        with opened:
+            return {key: opened[key] for key in opened.files}
+    except DataError:
+        raise
+    except Exception as error:  # zlib, lzma, zipfile and numpy each raise their own
+        pickled = "pickle" in str(error).lower() or "object arrays" in str(error).lower()
+        why = "it holds Python objects, which could run code" if pickled else str(error)
+        raise DataError(
+            f"{path} cannot be read: {why}", "save plain uint8 arrays with numpy.savez"
+        ) from error
+
+
+def to_uint8_nhwc(images: Sequence[Array], path: Path) -> tuple[list[UInt8], list[Incident]]:
+    """Detects NHWC, NHW or NCHW, and uint8 or floats in 0..1 or -1..1; the splits are judged together."""
+    name, notes = path.name, []
+    for array in images:
+        if array.ndim not in (3, 4):
+            raise DataError(
+                f"{path} holds an array of shape {array.shape}", "(N, H, W), (N, H, W, C) or (N, C, H, W)"
+            )
+    if len({array.dtype for array in images}) > 1 or len({array.ndim for array in images}) > 1:
+        raise DataError(f"{path}: x_train and x_test differ in type or number of dimensions")
+    if images[0].ndim == 4:
+        last = _channels_last(images[0].shape, path)
+        if not last:
+            images = [np.moveaxis(array, 1, -1) for array in images]
+            notes.append(Incident(name, "channels come first (NCHW)", "moved last"))
+    else:
+        images = [array[..., None] for array in images]
+    if len({array.shape[1:] for array in images}) > 1:
+        shapes = " and ".join(str(array.shape[1:]) for array in images)
+        raise DataError(f"{path}: x_train and x_test have different shapes, {shapes}")
+    if any(math.prod(array.shape[1:]) == 0 for array in images):
+        raise DataError(f"{path} holds an array of shape {images[0].shape}, which has no pixels")
+    if images[0].dtype == np.uint8:
+        return [np.ascontiguousarray(array) for array in images], notes
+    if not np.issubdtype(images[0].dtype, np.floating):
+        raise DataError(
+            f"{path} holds pixels of type {images[0].dtype}", "uint8 in 0..255, or floats in 0..1 or -1..1"
+        )
+    low = min((float(array.min()) for array in images if array.size), default=0.0)
+    high = max((float(array.max()) for array in images if array.size), default=0.0)
+    slack = 1e-3  # what half precision and a resize that overshoots by rounding leave
+    if not (-1 - slack <= low and high <= 1 + slack):  # also where there is a NaN
+        raise DataError(
+            f"{path} holds floats from {low:g} to {high:g}", "uint8 in 0..255, or floats in 0..1 or -1..1"
+        )
+    scale, shift, said = (255.0, 0.0, "0..1") if low >= -slack else (127.5, 127.5, "-1..1")
+    notes.append(Incident(name, f"{images[0].dtype} in {said}", "scaled to 0..255"))
+    return [_scaled(array, scale, shift) for array in images], notes
+
+
+def _channels_last(shape: tuple[int, ...], path: Path) -> bool:
+    last, first = shape[3] in (1, 3, 4), shape[1] in (1, 3, 4)
+    if not last and not first:
+        raise DataError(f"{path} holds an array of shape {shape}", "1, 3 or 4 channels, last or first")
+    # where both could be, pictures are more often square
+    return last and not (first and shape[1] != shape[2] and shape[2] == shape[3])
+
+
+def _scaled(array: Array, scale: float, shift: float) -> UInt8:
+    out = np.empty(array.shape, np.uint8)
+    for start in range(0, len(array), 1024):
+        rows = slice(start, start + 1024)
+        out[rows] = np.rint(array[rows].astype(np.float64) * scale + shift).clip(0, 255)
+    return out
+
+
+def joined(
+    path: Path,
+    keys: Sequence[str],
+    parts: Sequence[UInt8],
+    labels: Sequence[Array | None],
+    class_names: Array | None = None,
+    notes: Sequence[Incident] = (),
+) -> Stack:
+    """One stack of a train part and, where there are two, of a test part that is held out."""
+    sides = np.repeat(np.arange(len(parts)) > 0, [len(part) for part in parts])
+    label, names = _labels(path, keys, parts, labels, class_names)
+    return Stack(
+        np.concatenate(parts) if len(parts) > 1 else parts[0],
+        [f"{key}[{i}]" for key, part in zip(keys, parts, strict=True) for i in range(len(part))],
+        labels=label,
+        class_names=names,
+        held_out=sides if len(parts) > 1 else None,
+        incidents=tuple(notes),
+    )
+
+
+def _labels(
+    path: Path,
+    keys: Sequence[str],
+    parts: Sequence[UInt8],
+    labels: Sequence[Array | None],
+    class_names: Array | None,
+) -> tuple[Int64 | None, tuple[str, ...]]:
+    """Labels counted from 0, and their names: those given, or the values themselves."""
+    if all(label is None for label in labels):
+        return None, ()
+    flat = []
+    for key, part, label in zip(keys, parts, labels, strict=True):
+        if label is None:
+            raise DataError(f"{path} has labels for one split only, none for {key}")
+        label = label.reshape(-1) if label.shape == (len(part), 1) else label
+        if label.shape != (len(part),):
+            raise DataError(f"{path}: {key} has {len(part):,} images, its labels the shape {label.shape}")
+        if label.dtype.kind not in "iubUS":
+            raise DataError(
+                f"{path}: labels of type {label.dtype}", "whole numbers or strings, one for each image"
+            )
+        flat.append(label)
+    values, index = np.unique(np.concatenate(flat), return_inverse=True)
+    if class_names is not None and class_names.dtype.kind in "US" and values.dtype.kind in "iu":
+        if len(values) and not 0 <= int(values[0]) <= int(values[-1]) < len(class_names):
+            raise DataError(f"{path} has {len(class_names)} names for labels {values[0]} to {values[-1]}")
+        return np.concatenate(flat).astype(np.int64), tuple(_text(name) for name in class_names)
+    return index.astype(np.int64), tuple(_text(value) for value in values)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def find_idx(folder: Path) -> list[Path]:
+    """The image files of an MNIST-style folder, the train part first; empty where there are none."""
+    images = sorted(p for p in folder.iterdir() if p.is_file() and "images" in p.name and "idx3" in p.name)
+    plain = {p.name.removesuffix(".gz"): p for p in reversed(images)}  # unpacked beside packed: one of them
+    test = [p for name, p in sorted(plain.items()) if "t10k" in name or "test" in name]
+    return [p for p in sorted(plain.values()) if p not in test][:1] + test[:1]
+
+
+def load_idx(images: Sequence[Path]) -> Stack:
+    """One idx file of images, or a train and a test one; labels are taken from the files beside them."""
+    parts = [_read_idx(path) for path in images]
+    for path, part in zip(images, parts, strict=True):
+        if part.ndim not in (3, 4):
+            raise DataError(f"{path} holds {part.ndim}-dimensional data, not images")
+    labels = [_read_idx(beside) if (beside := _labels_beside(path)) else None for path in images]
+    pixels, notes = to_uint8_nhwc(parts, images[0])
+    return joined(images[0], [path.name for path in images], pixels, labels, None, notes)
+
+
+def _labels_beside(path: Path) -> Path | None:
+    name = path.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
+    found = (path.with_name(name + ending) for ending in ("", ".gz"))
+    return next((p for p in found if p != path and p.is_file()), None)
+
+
+def _read_idx(path: Path) -> UInt8:
+    """Two zero bytes, the type (8 = uint8), the number of dimensions, big-endian sizes (LeCun's page)."""
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw as file:
+            magic = file.read(4)
+            if len(magic) < 4 or magic[:2] != b"\0\0" or not 1 <= magic[3] <= 4:
+                raise DataError(f"{path} is not an idx file: it starts with {magic.hex(' ') or 'nothing'}")
+            if magic[2] != 0x08:
+                raise DataError(
+                    f"{path} holds type 0x{magic[2]:02x}", "only unsigned bytes (0x08) are images"
+                )
+            header = file.read(4 * magic[3])
+            shape = tuple(int.from_bytes(header[i : i + 4], "big") for i in range(0, 4 * magic[3], 4))
+            expected = math.prod(shape)
+            if expected > MAX_ARRAY_BYTES:
+                raise DataError(f"{path} declares {expected:,} bytes, more than {MAX_ARRAY_BYTES:,}")
+            data = file.read(expected + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if len(data) != expected:
+        size = "more" if len(data) > expected else f"only {len(data):,}"
+        raise DataError(f"{path} should hold {expected:,} bytes for shape {shape}, but holds {size}")
+    return np.frombuffer(data, np.uint8).reshape(shape)

@@ -1,0 +1,140 @@
+"""open_data: from whatever a person has to a DataSet, the same every time."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from diptych.data import cache as caching
+from diptych.data.arrays import Stack
+from diptych.data.builtin import Allocate
+from diptych.data.decode import Channels, Fit, Policy
+from diptych.data.images import DataCard, DataSet, Images, Incident, Int64, UInt8
+from diptych.data.prepare import prepare_files, prepare_stack, summary
+from diptych.data.sources import DRAWN_AT, Found, find
+from diptych.data.split import given, made_here, pixel_groups, wanted
+
+log = logging.getLogger("diptych")
+
+
+def open_data(
+    source: str | Path,
+    *,
+    size: int | None = None,
+    fit: Fit = "crop",
+    channels: Channels | None = None,
+    held_out: float | int | None = None,
+    flip: bool = False,
+    cache: Path | None = None,
+) -> DataSet:
+    """Images from a folder, a zip, .npz, idx files, CIFAR-10 batches, or "digits", "shapes", "shapes:5000".
+
+    size: pixels on a side that all images are brought to by `fit`; None keeps the one that they share.
+    channels: 1, 3 or 4; by default 1 where everything is grey, else 3, with transparency composited on white.
+    held_out: how many images to measure against, as a fraction or a count; by default the test split that
+    comes with the source, else a fifth, at most 10,000. Chosen by the images' hashes.
+    flip: mirror half of the training images, at random.
+    cache: where prepared pixels are kept. Without it only those above 2 GiB are, in ~/.cache/diptych.
+    Raises DataError where there are too few images, or they cannot be read, and WrongUse for bad arguments.
+    """
+    policy = Policy(size, fit, channels)
+    place = Path(cache) if cache is not None else caching.default_place()
+    with find(source) as found:
+        if found.drawn:
+            policy = replace(policy, size=policy.size or DRAWN_AT)
+        made_of = {
+            "stamp": found.stamp,
+            "policy": repr(policy),
+            "held_out": held_out,
+            "pillow": PIL.__version__,
+        }
+        final = caching.entry(place, found.name, made_of)
+        data = caching.load(final)
+        if data is None:
+            with caching.workspace(place) as allocate:
+                stack = prepared(found, policy, allocate, str(source))
+                data = _split(stack, found, policy, held_out, str(source), final, keep=cache is not None)
+        train = replace(data.train, flip=flip)
+        arguments = {"size": size, "fit": fit, "channels": channels, "held_out": held_out, "flip": flip}
+        card = replace(data.card, name=found.name, source=str(source), arguments=arguments)
+        return DataSet(train, data.held_out, card)
+
+
+def prepared(found: Found, policy: Policy, allocate: Allocate, source: str) -> Stack:
+    """All images of a source in one shape."""
+    if found.listing is not None:
+        log.info("decoding %s files of %s", f"{len(found.listing.files):,}", source)
+        return prepare_files(found.listing, policy, allocate, source)
+    assert found.load is not None
+    return prepare_stack(found.load(policy.size, allocate), policy, allocate, found.name)
+
+
+def _split(
+    stack: Stack,
+    found: Found,
+    policy: Policy,
+    held_out: float | int | None,
+    source: str,
+    final: Path,
+    keep: bool,
+) -> DataSet:
+    groups, notes = pixel_groups(stack.pixels), list[Incident]()
+    n = len(groups)
+    if stack.held_out is not None:
+        count = None if held_out is None else wanted(held_out, n)
+        train, held, notes = given(groups, stack.held_out, count, found.name)
+    else:
+        held = made_here(groups, wanted(held_out, n) if n >= 4 else 0, source)
+        train = ~held
+    rows = np.flatnonzero(train), np.flatnonzero(held)
+    fit = f"drawn at {policy.size} px" if found.drawn else str(policy)
+    stack = replace(stack, incidents=(*stack.incidents, *notes))
+    if not keep and stack.pixels.nbytes <= caching.IN_MEMORY:
+        parts = [np.ascontiguousarray(stack.pixels[r]) for r in rows]
+        for part in parts:
+            part.flags.writeable = False
+        return _data_set(stack, rows, parts, fit)
+    with caching.writing(final) as writing:
+        parts = [
+            writing.pixels(name, stack.pixels, r) for name, r in zip(("train", "held_out"), rows, strict=True)
+        ]
+        data = _data_set(stack, rows, parts, fit)
+        writing.about(data)
+    return caching.load(final) or data
+
+
+def _data_set(stack: Stack, rows: tuple[Int64, Int64], parts: list[UInt8], fit: str) -> DataSet:
+    train, held_out = (_images(stack, r, part) for r, part in zip(rows, parts, strict=True))
+    used = np.concatenate(rows)
+    counts: dict[str, int] = {}
+    if stack.labels is not None:
+        numbers = np.bincount(stack.labels[used], minlength=len(stack.class_names)).tolist()
+        counts = dict(zip(stack.class_names, numbers, strict=True))
+    card = DataCard(
+        name="",
+        source="",
+        n_train=len(train),
+        n_held_out=len(held_out),
+        shape=train.shape,
+        fit=fit,
+        train_sha256=train.sha256,
+        held_out_sha256=held_out.sha256,
+        class_counts=counts,
+        incidents=summary(stack.incidents),
+        licence=stack.licence,
+    )
+    return DataSet(train, held_out, card)
+
+
+def _images(stack: Stack, rows: Int64, pixels: UInt8) -> Images:
+    return Images(
+        pixels,
+        labels=None if stack.labels is None else stack.labels[rows],
+        class_names=stack.class_names,
+        captions=None if stack.captions is None else tuple(stack.captions[i] for i in rows),
+        factors={name: values[rows] for name, values in stack.factors.items()},
+    )

@@ -1,0 +1,1 @@
+"""The shared mathematics of diffusion: denoisers, samplers, guidance, DiffusionModel."""

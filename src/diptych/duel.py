@@ -1,0 +1,241 @@
+"""The duel: contenders under one budget, one split, one ruler; then the choice, and a page to read."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych import pictures
+from diptych.catalog import metrics as all_metrics
+from diptych.choose import choose
+from diptych.data.images import DataSet
+from diptych.errors import Diverged
+from diptych.evaluate import QuickExam, evaluate, floor_of, nearest_training_images
+from diptych.files import read_json, write_json
+from diptych.machine import machine
+from diptych.metrics.speed import measure_speed
+from diptych.model import Model
+from diptych.recipe import RecipeSpec
+from diptych.report.page import write_report
+from diptych.report.record import Contender, DuelRecord
+from diptych.runs import Run
+from diptych.scores import Estimate, Report
+from diptych.train import Settings, train
+
+log = logging.getLogger("diptych")
+Watching = Callable[[str], Any]  # a contender's name -> a Watch for its training
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Who takes part: a recipe with its arguments, under a name of its own."""
+
+    name: str
+    spec: RecipeSpec
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is the same for all contenders, and what decides."""
+
+    settings: Settings = Settings()
+    n: int = 2000  # fakes and reals that each score looks at, at most
+    exam: int = 256  # the same at each tick of training; 0: none
+    best: str = "fid"
+    at_most: Mapping[str, float] = field(default_factory=dict)
+    at_least: Mapping[str, float] = field(default_factory=dict)
+
+
+def duel(
+    data: DataSet,
+    entries: Sequence[Entry],
+    out: str | Path,
+    *,
+    rules: Rules = Rules(),
+    watch: Watching | None = None,
+    command: str = "",
+    force: bool = False,
+) -> DuelRecord:
+    """Trains and measures every entry, chooses, and writes `out`/index.html. Killed and called again, it continues.
+
+    Each contender has the same budget, split, ruler and sampling seeds. A contender that diverges is reported as such.
+    """
+    out = Path(out)
+    started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    quick = QuickExam(data, rules.exam) if rules.exam else None
+    trained: dict[str, str] = {}  # name -> why it failed, or nothing
+    for entry in entries:
+        log.info("training %s", entry.name)
+        try:
+            train(
+                entry.spec,
+                data,
+                out / entry.name,
+                arguments=entry.arguments,
+                settings=rules.settings,
+                examine=quick,
+                force=force,
+                **({"watch": watch(entry.name)} if watch else {}),
+            )
+            trained[entry.name] = ""
+        except Diverged as error:
+            log.warning("%s: %s", entry.name, error.message)
+            trained[entry.name] = error.message
+    floor = floor_of(data, n=rules.n, seed=rules.settings.seed)
+    contenders = [measured(entry, trained[entry.name], data, out, rules, floor) for entry in entries]
+    points = [point for contender in contenders for point in contender.points]
+    choice = choose(points, best=rules.best, at_most=rules.at_most, at_least=rules.at_least)
+    record = DuelRecord(
+        title=f"{data.card.name}: {', '.join(entry.name for entry in entries)}",
+        data=asdict(data.card),
+        contenders=tuple(contenders),
+        choice=choice,
+        budget=rules.settings.budget,
+        seeds=[rules.settings.seed],
+        machine=machine(rules.settings.device),
+        versions=dict(Run(out / entries[0].name).recipe["versions"]),
+        command=command,
+        real_samples=real_sheet(data, out),
+        created=started,
+        notes=(),
+    )
+    write_report(record, out)
+    return record
+
+
+def measured(
+    entry: Entry, failed: str, data: DataSet, out: Path, rules: Rules, floor: Mapping[str, Estimate]
+) -> Contender:
+    """Every point on a contender's dial, measured once; reports that are there already are taken as they are."""
+    run = Run(out / entry.name)
+    points: list[Report] = []
+    samples: dict[str, str] = {}
+    neighbours = ""
+    if not failed:
+        model = run.model(rules.settings.device)
+        names = {point_name(entry.name, setting): setting for setting in model.dial()}
+        for name, setting in names.items():
+            model_here = model.using(**setting)
+            file = run.path / "samples" / f"{slug(name)}.png"
+            samples[name] = str(file.relative_to(out))
+            if not file.exists():
+                pictures.save(grid(model_here, data), file)
+        points = measured_points(entry, run, model, names, data, rules, floor)
+        file = run.path / "samples" / "neighbours.png"
+        neighbours = str(file.relative_to(out))
+        if not file.exists():
+            pictures.save(neighbour_sheet(model, data), file)
+    return Contender(
+        name=entry.name,
+        recipe=entry.spec.name,
+        arguments=entry.spec.arguments(entry.arguments),
+        run=entry.name,
+        points=tuple(points),
+        curve=tuple(run.log()),
+        samples=samples,
+        neighbours=neighbours,
+        spent=run.spent,
+        failed=failed,
+    )
+
+
+def measured_points(
+    entry: Entry,
+    run: Run,
+    model: Model,
+    names: Mapping[str, Mapping[str, Any]],
+    data: DataSet,
+    rules: Rules,
+    floor: Mapping[str, Estimate],
+) -> list[Report]:
+    """One report for each setting; speed in one process of its own for all that are missing."""
+    files = {name: run.path / "reports" / f"{slug(name)}.json" for name in names}
+    done = {name: report for name, file in files.items() if (report := still_valid(file, run, rules))}
+    missing = [name for name in names if name not in done]
+    speeds = measure_speed(model, [names[name] for name in missing]) if missing else []
+    for name, speed in zip(missing, speeds, strict=True):
+        log.info("measuring %s", name)
+        here = model.using(**names[name])
+        report = evaluate(
+            here,
+            data,
+            name=name,
+            recipe=entry.spec.name,
+            n=rules.n,
+            seed=rules.settings.seed,
+            metrics=[metric for metric in all_metrics() if metric != "speed"],
+            floor=floor,
+            run=entry.name,
+            training=run.spent,
+        )
+        tree = report.to_json() | {"scores": {k: asdict(v) for k, v in {**report.scores, **speed}.items()}}
+        write_json(files[name], tree)
+        done[name] = Report.from_json(tree)
+    return [done[name] for name in names]
+
+
+def still_valid(file: Path, run: Run, rules: Rules) -> Report | None:
+    """A report from before, if it was made of this very training with this very ruler."""
+    if not file.exists():
+        return None
+    report = Report.from_json(read_json(file))
+    same = (
+        report.training.get("images") == run.spent.get("images") and report.ruler.seed == rules.settings.seed
+    )
+    return report if same else None
+
+
+def point_name(name: str, setting: Mapping[str, Any]) -> str:
+    """What a person calls a point on the dial: "edm, 18 steps"."""
+    return ", ".join(
+        [name, *(f"{value} {key if value != 1 else key.rstrip('s')}" for key, value in setting.items())]
+    )
+
+
+def slug(name: str) -> str:
+    """A point's name as a file name."""
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def grid(model: Model, data: DataSet) -> Any:
+    """Samples for people: the same seeds and labels for every contender, one class a column."""
+    columns, rows = layout(data)
+    return pictures.sheet(model.sample(range(columns * rows)), columns)
+
+
+def layout(data: DataSet) -> tuple[int, int]:
+    """Columns and rows of a sample sheet: classes side by side where there are 4 to 12."""
+    classes = data.train.classes
+    return (classes, 4) if 4 <= classes <= 12 else (8, 5)
+
+
+def real_sheet(data: DataSet, out: Path) -> str:
+    """Held-out images with the labels of the sample sheets."""
+    columns, rows = layout(data)
+    held_out, wanted = data.held_out, []
+    for i in range(columns * rows):
+        if held_out.labels is not None and held_out.classes:
+            of_class = [int(k) for k in (held_out.labels == i % held_out.classes).nonzero()[0]]
+            wanted.append(of_class[i // held_out.classes % len(of_class)] if of_class else i % len(held_out))
+        else:
+            wanted.append(i % len(held_out))
+    pictures.save(
+        pictures.sheet(torch.cat([held_out.tensor(slice(i, i + 1)) for i in wanted]), columns),
+        out / "real.png",
+    )
+    return "real.png"
+
+
+def neighbour_sheet(model: Model, data: DataSet, rows: int = 6, near: int = 7) -> Any:
+    """Each row: a sample, then the training images nearest to it in the ruler's features."""
+    fakes = model.sample(range(rows))
+    found = nearest_training_images(fakes, data, near)
+    tiles = [torch.cat([fakes[i : i + 1], data.train.tensor(found[i])]) for i in range(rows)]
+    return pictures.sheet(torch.cat(tiles), near + 1)

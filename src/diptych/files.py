@@ -1,0 +1,116 @@
+"""Files that are either whole or not there: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diptych.errors import RunError
+
+
+def write(path: Path, produce: Callable[[Path], None]) -> None:
+    """Lets `produce` write to a temporary name beside `path`, then moves it there in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        produce(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, atomically."""
+
+    def produce(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write(path, produce)
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """A JSON file, atomically."""
+    write_text(path, json.dumps(tree, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises RunError that names it where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"there is no {path}") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """A safetensors file, atomically."""
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write(path, lambda temporary: save_file(dense, temporary, dict(metadata or {})))
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Raises RunError that names it where it is damaged."""
+    try:
+        with safe_open(path, "pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise RunError(f"there is no {path}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def write_state(path: Path, state: Any) -> None:
+    """Any nesting of dicts, lists, tuples, numbers, strings and tensors, as safetensors with a JSON skeleton.
+
+    Saves and loads several times faster than torch.save, and nothing in it executes.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_strip(state, "", tensors))
+    write_tensors(path, tensors, {"skeleton": skeleton})
+
+
+def read_state(path: Path) -> Any:
+    """The inverse of `write_state`."""
+    tensors, metadata = read_tensors(path)
+    try:
+        return _fill(json.loads(metadata["skeleton"]), tensors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{path} is not a training state") from error
+
+
+def _strip(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[place] = value
+        return {"tensor": place}
+    if isinstance(value, Mapping):  # pairs, because keys may be numbers
+        return {"map": [[key, _strip(item, f"{place}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_strip(item, f"{place}/{i}", tensors) for i, item in enumerate(value)]}
+    return {"value": value}
+
+
+def _fill(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "map":
+        return {key: _fill(item, tensors) for key, item in content}
+    if kind in ("list", "tuple"):
+        return (list if kind == "list" else tuple)(_fill(item, tensors) for item in content)
+    return content

@@ -1,0 +1,1 @@
+"""Training methods: one file each, its recipes at the bottom. catalog.recipes() finds them."""

@@ -1,0 +1,179 @@
+"""The hinge: a Model turns noise, and a condition where there is one, into images. Nothing here knows a family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import NotMeasurable, WrongUse, did_you_mean
+
+Draw = Callable[[tuple[int, ...]], Tensor]
+
+
+class Noise:
+    """One random stream per image: image i depends on seed i, not on the batch it is drawn in.
+
+    The streams run on the CPU whatever the device, so that a seed means the same image everywhere.
+    """
+
+    def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
+        streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+
+        self._draw: Draw = draw
+
+    @classmethod
+    def given(cls, tensors: Sequence[Tensor]) -> Noise:
+        """Noise that was drawn before: hands the tensors out in order. Export makes noise an input this way."""
+        noise, remaining = cls(()), iter(tensors)
+        noise._draw = lambda shape: next(remaining)
+        return noise
+
+    def recorded(self) -> tuple[Noise, list[Tensor]]:
+        """The same noise, and a list that fills with all that is drawn from it, ready for `given`."""
+        noise, drawn = Noise(()), list[Tensor]()
+        noise._draw = lambda shape: drawn.append(self._draw(shape)) or drawn[-1]
+        return noise, drawn
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal values, (B, *shape), float32."""
+        return self._draw(shape)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the images are asked to be; each field is batched or None."""
+
+    label: Tensor | None = None  # (B,) int64 classes, or (B, K) float continuous labels
+    text: Sequence[str] | None = None
+    image: Tensor | None = None  # (B, C', H', W') a source, a control map, a low resolution
+    mask: Tensor | None = None  # (B, 1, H, W) in {0, 1}; 1 = keep this pixel
+
+    def given(self) -> frozenset[str]:
+        """The names of the fields that are not None."""
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    def map(self, change: Callable[[Any], Any]) -> Condition:
+        """The same condition with `change` applied to each field that is given."""
+        return replace(self, **{name: change(getattr(self, name)) for name in self.given()})
+
+    def __getitem__(self, rows: slice) -> Condition:
+        return self.map(lambda part: part[rows])
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same condition on a device."""
+        return self.map(lambda part: part.to(device) if isinstance(part, Tensor) else part)
+
+
+class Batch(NamedTuple):
+    """Real images to learn from, and what they show."""
+
+    image: Tensor  # (B, C, H, W) in [-1, 1], channels-last
+    condition: Condition
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """Microbatches of at most `size` images, in order."""
+        for start in range(0, self.image.shape[0], size):
+            rows = slice(start, start + size)
+            yield Batch(self.image[rows], self.condition[rows])
+
+
+class Model(nn.Module, ABC):
+    """Turns noise, and a condition where there is one, into images.
+
+    A subclass is @saveable and takes its frozen dataclass of sampling options as the argument `options`.
+    """
+
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    classes: int = 0  # how many labels it knows; 0: unconditional
+    options: Any  # frozen dataclass: steps, guidance, truncation ...
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """The Condition fields that it understands."""
+        return frozenset({"label"} if self.classes else ())
+
+    @abstractmethod
+    def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
+        """Images (B, C, H, W) in about [-1, 1]; B is set by the noise."""
+
+    def log_prob(self, image: Tensor, condition: Condition = Condition()) -> Tensor:
+        """Log density (B,) in nats of images (B, C, H, W) in [-1, 1]; raises NotMeasurable with the reason."""
+        raise NotMeasurable(f"{type(self).__name__} has no density")
+
+    def using(self, **changes: Any) -> Self:
+        """The same weights with other options: `model.using(steps=4)`."""
+        from diptych.saveable import rebuilt
+
+        known = [f.name for f in fields(self.options)]
+        for name in changes:
+            if name not in known:
+                raise WrongUse(
+                    f"{type(self).__name__} has no option {name!r}",
+                    did_you_mean(name, known) if known else "it has no options at all",
+                )
+        return rebuilt(self, options=replace(self.options, **changes))
+
+    def dial(self) -> Sequence[dict[str, Any]]:
+        """The settings of `options` worth measuring beside each other: steps, where there are steps."""
+        return ({},)
+
+    def labels_for(self, seeds: Sequence[int]) -> Tensor | None:
+        """The labels taken where none are asked for: seed modulo the number of classes."""
+        return torch.tensor([seed % self.classes for seed in seeds]) if self.classes else None
+
+    @torch.inference_mode()
+    def sample(self, seeds: Iterable[int], condition: Condition | None = None, batch: int = 64) -> Tensor:
+        """Images for these seeds, uint8 (N, C, H, W) on the CPU. Seed i's image does not depend on the others."""
+        seeds = list(seeds)
+        condition = Condition(label=self.labels_for(seeds)) if condition is None else condition
+        self.check(condition, len(seeds))
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        parts = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]
+        for start in range(0, len(seeds), batch):
+            rows = slice(start, start + batch)
+            image = self(Noise(seeds[rows], device), condition[rows].to(device))
+            parts.append(to_uint8(image).cpu())
+        self.train(was_training)
+        return torch.cat(parts)
+
+    def check(self, condition: Condition, n: int) -> None:
+        """Raises WrongUse where the condition is not one that this model understands."""
+        for name in condition.given():
+            if name not in self.wants:
+                raise WrongUse(
+                    f"{type(self).__name__} does not take {name!r} as a condition",
+                    f"it takes: {', '.join(sorted(self.wants)) or 'none'}",
+                )
+            if len(getattr(condition, name)) != n:
+                raise WrongUse(f"there are {n} seeds but {len(getattr(condition, name))} of {name!r}")
+        label = condition.label
+        if (
+            label is not None
+            and label.ndim == 1
+            and n
+            and not 0 <= int(label.min()) <= int(label.max()) < self.classes
+        ):
+            raise WrongUse(
+                f"label {int(label.max())} is out of range",
+                f"this model knows classes 0 to {self.classes - 1}",
+            )
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """From [-1, 1] to the nearest of 256 levels."""
+    return ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(image: Tensor) -> Tensor:
+    """From 256 levels to [-1, 1], keeping the memory format."""
+    return image.float().div_(127.5).sub_(1)

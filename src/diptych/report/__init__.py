@@ -1,0 +1,1 @@
+"""The page a person reads, and the same as JSON and Markdown."""

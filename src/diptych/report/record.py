@@ -1,0 +1,77 @@
+"""What a duel leaves, as plain data: the contenders, what they were measured at, and the choice. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from diptych.choice import Choice
+from diptych.scores import Report
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One trained recipe. Paths are relative to the duel's directory."""
+
+    name: str
+    recipe: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+    points: tuple[Report, ...] = ()  # one for each setting of its dial
+    curve: tuple[Mapping[str, Any], ...] = ()  # log lines: images, seconds, losses {name: value}, exam {...}
+    samples: Mapping[str, str] = field(
+        default_factory=dict
+    )  # point name -> PNG, the same seeds and labels for all
+    neighbours: str = ""  # PNG: a row is a sample and its nearest training images
+    spent: Mapping[str, float] = field(default_factory=dict)  # images, seconds, flop
+    failed: str = ""  # why, where it did
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Contender:
+        """From what `DuelRecord.to_json` wrote; unknown fields are ignored."""
+        known = _known(cls, tree)
+        known["points"] = tuple(Report.from_json(point) for point in known.get("points", ()))
+        known["curve"] = tuple(known.get("curve", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class DuelRecord:
+    """All that the page shows."""
+
+    title: str
+    data: Mapping[str, Any]  # the DataCard
+    contenders: tuple[Contender, ...]
+    choice: Choice
+    budget: str  # as it was asked for
+    seeds: list[int]
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""  # that makes it again
+    real_samples: str = ""  # PNG: held-out images with the labels of the samples
+    created: str = ""  # ISO 8601
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for json.dumps."""
+        return asdict(self) | {"choice": self.choice.to_json()}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> DuelRecord:
+        """The inverse of `to_json`; unknown fields are ignored, so that older code reads newer records."""
+        known = _known(cls, tree)
+        known["contenders"] = tuple(Contender.from_json(contender) for contender in known["contenders"])
+        known["choice"] = Choice.from_json(known["choice"])
+        known["seeds"] = list(known["seeds"])
+        known["notes"] = tuple(known.get("notes", ()))
+        return cls(**known)
+
+    @property
+    def points(self) -> list[Report]:
+        """Every report of every contender."""
+        return [point for contender in self.contenders for point in contender.points]
+
+
+def _known(cls: type[Contender] | type[DuelRecord], tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {f.name: tree[f.name] for f in fields(cls) if f.name in tree}

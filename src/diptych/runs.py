@@ -1,0 +1,98 @@
+"""Run directories: what a training leaves, and how it is opened again. Nothing in one executes on load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from diptych import device as devices
+from diptych.errors import RunError
+from diptych.files import read_json, read_tensors, write_json, write_tensors
+from diptych.model import Model
+from diptych.saveable import from_tree, to_tree
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: recipe.json, log.jsonl, model.json, model.safetensors, state.safetensors, samples/."""
+
+    path: Path
+
+    @property
+    def state_file(self) -> Path:
+        """What resuming needs: networks, averages, optimizers, clock."""
+        return self.path / "state.safetensors"
+
+    @cached_property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe's name and arguments, the data, the settings, the versions."""
+        return cast(Mapping[str, Any], read_json(self.path / "recipe.json"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether training spent its whole budget."""
+        log = self.log()
+        return bool(log) and bool(log[-1].get("finished"))
+
+    def model(self, device: torch.device | str = "cpu") -> Model:
+        """The averaged weights as a Model."""
+        return load_model(self.path, device)
+
+    def log(self) -> list[dict[str, Any]]:
+        """One dict a tick; a torn last line is left out."""
+        return list(read_lines(self.path / "log.jsonl"))
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Images, seconds of training, FLOPs: what was really used."""
+        log = self.log()
+        return {key: log[-1][key] for key in ("images", "seconds", "flop")} if log else {}
+
+
+def open_run(path: str | Path) -> Run:
+    """A run directory that is there. Raises RunError with a hint where it is not one."""
+    path = Path(path)
+    if not (path / "recipe.json").is_file() and not (path / "model.json").is_file():
+        what = "there is no" if not path.exists() else "there is no run in"
+        raise RunError(f"{what} {path}", "diptych train RECIPE DATA --out RUN makes one")
+    return Run(path)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a .jsonl file, parsed."""
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def save_model(model: Model, directory: str | Path) -> None:
+    """Writes model.json and model.safetensors: all that the right panel needs."""
+    directory = Path(directory)
+    write_tensors(directory / "model.safetensors", model.state_dict())
+    write_json(directory / "model.json", to_tree(model))
+
+
+def load_model(directory: str | Path, device: torch.device | str = "auto") -> Model:
+    """The model of a run directory, in evaluation mode. Raises RunError where files are missing or do not fit."""
+    directory = open_run(directory).path
+    if not (directory / "model.json").is_file():
+        raise RunError(f"{directory} has no model yet", "let its training reach the first tick")
+    model = from_tree(read_json(directory / "model.json"))
+    if not isinstance(model, Model):
+        raise RunError(f"{directory / 'model.json'} does not describe a model")
+    weights, _ = read_tensors(directory / "model.safetensors")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{directory / 'model.safetensors'} does not fit model.json: {error}") from error
+    where = devices.pick(str(device))
+    return model.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]

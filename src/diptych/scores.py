@@ -1,0 +1,109 @@
+"""What was measured, as plain data: estimates, ruler cards, reports. No torch, so that choosing is instant."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+Better = Literal["lower", "higher", "neither"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number: its value, its 95 % interval, and how many observations it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    better: Better = "lower"
+    unit: str = ""
+    note: str = ""  # how the interval was made, or a caveat
+
+    @classmethod
+    def exact(cls, value: float, better: Better = "lower", unit: str = "", note: str = "exact") -> Estimate:
+        """A number that was counted, not sampled."""
+        return cls(value, value, value, 1, better, unit, note)
+
+    def overlaps(self, other: Estimate) -> bool:
+        """Whether the two 95 % intervals share a point."""
+        return self.low <= other.high and other.low <= self.high
+
+    def beats(self, other: Estimate) -> bool:
+        """Whether this one is better and the intervals do not overlap."""
+        if self.overlaps(other) or self.better == "neither":
+            return False
+        return self.value < other.value if self.better == "lower" else self.value > other.value
+
+    def __str__(self) -> str:
+        unit = f" {self.unit}" if self.unit else ""
+        if self.low == self.high == self.value:
+            return f"{number(self.value)}{unit}"
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]{unit}"
+
+
+def number(value: float) -> str:
+    """A number as a person reads it: three or four significant digits, thousands separated.
+
+    >>> number(0.01234), number(12.345), number(1234567.0)
+    ('0.0123', '12.3', '1,234,567')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 6)}f}"
+
+
+@dataclass(frozen=True)
+class RulerCard:
+    """What a score was measured with. Scores with different cards are not compared."""
+
+    extractor: str  # name and version of the feature extractor
+    extractor_sha256: str
+    data: str  # name of the data set
+    held_out_sha256: str  # of the held-out images that fakes are measured against
+    n: int  # fakes and reals looked at
+    resize: str  # how images reach the extractor's input size
+    seed: int  # first sampling seed
+    version: str  # of the metrics' code; rises when a number could change
+
+    def differences(self, other: RulerCard) -> list[str]:
+        """One sentence for each field in which the two cards differ."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return [f"{name}: {a} against {b}" for name, a, b in pairs if a != b]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One model, at one setting of its options, measured on one data set with one ruler."""
+
+    name: str  # "edm, 18 steps"
+    recipe: str  # "edm"
+    options: Mapping[str, Any]  # {"steps": 18, "guidance": 1.0}
+    scores: Mapping[str, Estimate]
+    floor: Mapping[str, Estimate]  # the same metrics on real images in the fakes' place
+    ruler: RulerCard
+    machine: Mapping[str, Any] = field(default_factory=dict)  # what latency and memory were measured on
+    training: Mapping[str, Any] = field(default_factory=dict)  # images, seconds, flops that were spent
+    run: str = ""  # the run directory, as it was named
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for json.dumps."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Report:
+        """The inverse of `to_json`; unknown fields are ignored, so that older code reads newer reports."""
+        known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
+        for part in ("scores", "floor"):
+            known[part] = {name: Estimate(**estimate) for name, estimate in known[part].items()}
+        known["ruler"] = RulerCard(**known["ruler"])
+        return cls(**known)
+
+    def __str__(self) -> str:
+        return json.dumps(self.to_json(), indent=2)

@@ -1,0 +1,236 @@
+"""The training loop; there is one. It knows nothing of families: it draws batches and lets phases take their turns."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import diptych
+from diptych import pictures
+from diptych.budget import Budget
+from diptych.data.images import DataSet
+from diptych.device import keep_buffers
+from diptych.errors import Diverged, RunError
+from diptych.files import read_state, write_json, write_state, write_text
+from diptych.method import Clock
+from diptych.model import Model
+from diptych.probe import Plan, probe
+from diptych.recipe import RecipeSpec
+from diptych.runs import Run, read_lines, save_model
+from diptych.track import track
+from diptych.training import Settings, Training
+
+Examine = Callable[[Model], Mapping[str, float]]  # a quick look at the model at each tick
+Watch = Callable[[Clock, Mapping[str, float]], None]  # told a few times a second where training stands
+SAVE_EVERY = 600.0  # seconds between checkpoints where ticks are farther apart
+
+
+def train(
+    spec: RecipeSpec,
+    data: DataSet,
+    out: str | Path,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    settings: Settings = Settings(),
+    examine: Examine | None = None,
+    watch: Watch = lambda clock, logs: None,
+    force: bool = False,
+) -> Run:
+    """Trains until the budget is spent, and leaves a run directory. The same call again resumes, or returns at once.
+
+    Raises RunError where `out` holds another run (unless `force`), Diverged where a number is not finite any more;
+    on an interrupt writes a checkpoint and raises KeyboardInterrupt.
+    """
+    keep_buffers()
+    run = Run(Path(out))
+    description = describe(spec, data, arguments or {}, settings)
+    recorded = claim(run, description, force)
+    if "images" not in recorded:
+        expected = plan(spec, data, arguments=arguments, settings=settings)
+        recorded = {**description, "images": expected.images, "probe": asdict(expected)}
+        write_json(run.path / "recipe.json", recorded)
+    training = build(spec, data, arguments or {}, settings, recorded["images"])
+    seconds = resume(run, training) if run.state_file.exists() else 0.0
+    loop = Loop(run, training, seconds, recorded["probe"]["flop_per_image"], examine, watch)
+    with interrupts() as interrupted:
+        loop.run_to_the_end(interrupted)
+    return Run(run.path)
+
+
+def plan(
+    spec: RecipeSpec,
+    data: DataSet,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    settings: Settings = Settings(),
+) -> Plan:
+    """What `train` would take, from a probe of a few steps that leaves nothing behind."""
+    return probe(
+        lambda total: build(spec, data, arguments or {}, settings, total), Budget.parse(settings.budget)
+    )
+
+
+def build(
+    spec: RecipeSpec, data: DataSet, arguments: Mapping[str, Any], settings: Settings, total: int
+) -> Training:
+    """A training at its first step: the weights are a function of the seed."""
+    torch.manual_seed(settings.seed)
+    return Training(spec(data.train, **arguments), data.train, total, settings)
+
+
+def describe(
+    spec: RecipeSpec, data: DataSet, arguments: Mapping[str, Any], settings: Settings
+) -> dict[str, Any]:
+    """recipe.json: what must be the same for a run to be resumed."""
+    card = asdict(data.card)
+    card.pop("incidents")
+    return {
+        "recipe": spec.name,
+        "arguments": spec.arguments(arguments),
+        "data": card,
+        "settings": asdict(settings),
+        "versions": {"diptych": diptych.__version__, "torch": torch.__version__},
+    }
+
+
+def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, Any]:
+    """What recipe.json says already, or nothing. Raises RunError where it says something else and not `force`."""
+    if not (run.path / "recipe.json").exists():
+        if run.path.is_dir() and any(run.path.iterdir()):
+            raise RunError(f"{run.path} is not empty and not a run", "choose another --out")
+        return {}
+    recorded = dict(run.recipe)
+    different = differences(recorded, description)
+    if different and not force:
+        raise RunError(
+            f"{run.path} was made by another command:\n  " + "\n  ".join(different),
+            "repeat the old arguments to resume, choose another --out, or give --force to go on with the new ones",
+        )
+    if not different:
+        return recorded
+    budget = recorded["settings"]["budget"] != description["settings"]["budget"]
+    kept = {} if budget else {key: recorded[key] for key in ("images", "probe")}
+    merged = {**description, **kept}
+    if not budget:
+        write_json(run.path / "recipe.json", merged)
+    return merged
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each argument that changed. The device may change, and where the data lies."""
+    ignored = {("settings", "device"), ("data", "source"), ("data", "name"), ("data", "licence")}
+    lines = [] if old["recipe"] == new["recipe"] else [f"recipe: {old['recipe']}, now {new['recipe']}"]
+    for part in ("arguments", "data", "settings"):
+        before, after = (json.loads(json.dumps(tree[part])) for tree in (old, new))
+        lines += [
+            f"{part}.{name}: {before.get(name)}, now {after.get(name)}"
+            for name in sorted(before.keys() | after.keys())
+            if before.get(name) != after.get(name) and (part, name) not in ignored
+        ]
+    return lines
+
+
+def resume(run: Run, training: Training) -> float:
+    """Takes up the state, and forgets log lines that were written after it. Returns the seconds spent so far."""
+    state = read_state(run.state_file)
+    try:
+        training.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise RunError(f"{run.state_file} does not fit this recipe: {error}") from error
+    kept = [line for line in read_lines(run.path / "log.jsonl") if line["images"] <= training.images]
+    write_text(run.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+    return float(state["seconds"])
+
+
+class Loop:
+    """Steps, ticks and checkpoints of one run."""
+
+    def __init__(
+        self, run: Run, training: Training, seconds: float, flop: float, examine: Examine | None, watch: Watch
+    ) -> None:
+        self.run, self.training, self.seconds, self.flop = run, training, seconds, flop
+        self.examine, self.watch = examine, watch
+        self.tick_images = -(-training.total // training.settings.ticks)
+
+    def run_to_the_end(self, interrupted: threading.Event) -> None:
+        """Until the budget is spent, an interrupt, or a number that is not finite."""
+        training = self.training
+        saved = refreshed = time.monotonic()
+        started = time.perf_counter()
+        while not training.finished:
+            ticks = training.images // self.tick_images
+            training.step()
+            now = time.monotonic()
+            due = training.finished or training.images // self.tick_images > ticks
+            if due or interrupted.is_set() or now - refreshed > 0.5:
+                training.check_finite()
+                self.watch(training.clock, training.logs.means())
+                refreshed = now
+            if due or interrupted.is_set() or now - saved > SAVE_EVERY:
+                self.seconds += time.perf_counter() - started
+                self.tick() if due else self.save()
+                saved, started = time.monotonic(), time.perf_counter()
+            if interrupted.is_set() and not training.finished:
+                raise KeyboardInterrupt
+
+    def tick(self) -> None:
+        """A look at the averaged model, a log line, a checkpoint."""
+        training, model = self.training, self.training.average
+        begun = time.perf_counter()
+        exam = dict(self.examine(model)) if self.examine else {}
+        sheet = pictures.sheet(model.sample(range(64)))
+        pictures.save(sheet, self.run.path / "samples" / f"{training.images:012d}.png")
+        save_model(model, self.run.path)
+        line = {
+            "images": training.images,
+            "step": training.steps,
+            "seconds": round(self.seconds, 3),
+            "flop": self.flop * training.images,
+            "losses": training.logs.means(),
+            "exam": exam,
+            "tick_seconds": round(time.perf_counter() - begun, 3),
+            "finished": training.finished,
+        }
+        with (self.run.path / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        track(self.run.path, line)
+        training.logs.clear()
+        self.save()
+
+    def save(self) -> None:
+        """The checkpoint; the log is written before it, so that resuming can cut the log to fit."""
+        write_state(self.run.state_file, {**self.training.state_dict(), "seconds": self.seconds})
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, instead of breaking off in the middle of a step."""
+    event = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():  # the second time they mean it
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["Diverged", "Examine", "Settings", "Watch", "plan", "train"]

@@ -1,0 +1,197 @@
+"""The state of a training and its one step: phases in turn, averaged weights, logs, a guard against NaN."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diptych.data.images import Images
+from diptych.device import mixed, pick
+from diptych.errors import Diverged, WrongUse
+from diptych.method import Batch, Clock, Phase
+from diptych.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, from which seed, and on what: all that is not the recipe's own."""
+
+    budget: str = "10m"  # see diptych.budget
+    seed: int = 0
+    microbatch: int = 0  # images that go through the networks at once; 0: the whole batch
+    precision: str = "auto"
+    ticks: int = 20  # log lines, sample sheets and checkpoints in a whole training
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("microbatch", 0), ("ticks", 1)):
+            if getattr(self, name) < least:
+                raise WrongUse(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+class Training:
+    """Networks, averages, optimizers and a clock. `step` moves all of them by one batch."""
+
+    def __init__(self, recipe: Recipe, data: Images, total: int, settings: Settings) -> None:
+        self.data, self.total, self.settings = data, total, settings
+        self.device = pick(settings.device)
+        self.batch = recipe.batch
+        self.half_life, self.ramp = recipe.half_life, recipe.ramp
+        self.method = recipe.method.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.phases = list(self.method.phases())
+        self.average = copy.deepcopy(self.method.model).eval().requires_grad_(False)
+        self.images = self.steps = 0
+        self.turn: Phase | None = None
+        self.logs = Logs(self.device)
+        self.first_bad = torch.full((len(self.phases),), math.inf, device=self.device)
+
+    @property
+    def clock(self) -> Clock:
+        """Where training stands."""
+        return Clock(self.images, self.total, self.steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is spent."""
+        return self.images >= self.total
+
+    def step(self) -> None:
+        """Each due phase's turn on the next batch, a pure function of (seed, images seen) and the weights."""
+        clock = self.clock
+        torch.manual_seed(
+            int(np.random.SeedSequence([self.settings.seed, self.images]).generate_state(1, np.uint64)[0])
+        )
+        batch = self.data.batch(self.settings.seed, self.images, self.batch, self.device)
+        for index, phase in enumerate(self.phases):
+            if self.steps % phase.every == 0:
+                self.take_turn(index, phase, batch, clock)
+        self.images += self.batch
+        self.steps += 1
+        self.move_average()
+
+    def take_turn(self, index: int, phase: Phase, batch: Batch, clock: Clock) -> None:
+        """Gradient over microbatches, clipping, one optimizer step."""
+        parameters = phase.parameters
+        if self.turn is not phase:
+            self.method.requires_grad_(False)
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            self.turn = phase
+        phase.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for micro in batch.split(self.settings.microbatch or self.batch):
+            share = micro.image.shape[0] / batch.image.shape[0]
+            with mixed(self.device, self.settings.precision):
+                loss, logs = phase.loss(micro, clock)
+            torch.autograd.backward(loss * share)
+            total += loss.detach() * share
+            self.logs.add(logs, share)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if math.isfinite(phase.clip):
+            torch.nn.utils.clip_grads_with_norm_(parameters, phase.clip, norm, foreach=True)
+        for group in phase.optimizer.param_groups:
+            group["lr"] = group.setdefault("peak_lr", group["lr"]) * phase.lr_scale(clock)
+        phase.optimizer.step()
+        self.logs.add({phase.name: total, f"{phase.name}_gradient": norm}, 1)
+        bad = torch.where(torch.isfinite(total + norm), math.inf, float(self.steps))
+        self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
+
+    def move_average(self) -> None:
+        """The averaged weights forget half of their past in `half_life` images, or in a share of those seen."""
+        half_life = min(self.half_life, self.ramp * self.images)
+        keep = 0.5 ** (self.batch / half_life)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.method.model.parameters()), 1 - keep
+            )
+            for kept, new in zip(self.average.buffers(), self.method.model.buffers(), strict=True):
+                kept.copy_(new)
+
+    def check_finite(self) -> None:
+        """Raises Diverged, naming the phase that was first to meet a number that is not finite. Waits for the device."""
+        first = self.first_bad.tolist()
+        if min(first) < math.inf:
+            index = min(range(len(first)), key=lambda i: (first[i], i))
+            raise Diverged(
+                f"phase {self.phases[index].name!r} was no longer finite in step {int(first[index])}",
+                "a smaller --lr, or for a GAN a larger --gamma, is the usual remedy",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "method": self.method.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers()],
+            "logs": self.logs.state_dict(),
+            "images": self.images,
+            "steps": self.steps,
+            "threads": torch.get_num_threads(),  # sums depend on it, to the last bit
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`, bit for bit on the CPU."""
+        self.method.load_state_dict(state["method"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+            for parameter, slots in optimizer.state.items():
+                for name, slot in slots.items():
+                    if (
+                        slot.shape == parameter.shape
+                    ):  # fused optimizers walk memory: strides must be the parameter's
+                        slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
+        self.logs.load_state_dict(state["logs"])
+        self.images, self.steps = state["images"], state["steps"]
+        if self.device.type == "cpu":
+            torch.set_num_threads(state["threads"])
+
+    def optimizers(self) -> Iterable[torch.optim.Optimizer]:
+        """Each optimizer once, though phases may share one."""
+        return {id(phase.optimizer): phase.optimizer for phase in self.phases}.values()
+
+
+class Logs:
+    """Means of what phases log, kept on the device; reading them is the only synchronisation."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, Tensor], weight: float) -> None:
+        """Takes scalars into the running means."""
+        for name, value in values.items():
+            if name in self.sums:
+                self.sums[name] += value.detach() * weight
+            else:
+                self.sums[name] = value.detach() * weight
+            self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def means(self) -> dict[str, float]:
+        """Since the last `clear`. Waits for the device once."""
+        if not self.sums:
+            return {}
+        values = torch.stack([value.float().reshape(()) for value in self.sums.values()]).tolist()
+        return {name: value / self.weights[name] for name, value in zip(self.sums, values, strict=True)}
+
+    def clear(self) -> None:
+        """Forgets all."""
+        self.sums, self.weights = {}, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and weights."""
+        return {"sums": dict(self.sums), "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.weights = dict(state["weights"])

@@ -1,0 +1,235 @@
+"""What every recipe in the catalog must do. A new method is under this contract by being in the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import made_up
+
+from diptych import catalog
+from diptych.errors import NotMeasurable, RunError, WrongUse
+from diptych.files import read_tensors
+from diptych.model import Condition, Model, Noise
+from diptych.recipe import RecipeSpec
+from diptych.runs import Run, load_model
+from diptych.saveable import from_tree, to_tree
+from diptych.train import train
+from diptych.training import Settings, Training
+
+RECIPES = catalog.recipes()
+SETTINGS = Settings(budget="48-images", ticks=2, device="cpu", seed=3)
+every_recipe = pytest.mark.parametrize("spec", RECIPES.values(), ids=RECIPES.keys())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """One finished run of each recipe, six steps long."""
+    folder = tmp_path_factory.mktemp("trained")
+    return {
+        name: train(spec, made_up(), folder / name, arguments=spec.small, settings=SETTINGS)
+        for name, spec in RECIPES.items()
+    }
+
+
+@every_recipe
+def test_leaves_a_run_directory(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    run = trained[spec.name]
+    assert run.finished
+    assert run.spent["images"] == 48
+    assert run.spent["flop"] > 0
+    assert [line["images"] for line in run.log()] == [24, 48]
+    assert all(np.isfinite(list(line["losses"].values())).all() for line in run.log())
+    assert len(list((run.path / "samples").glob("*.png"))) == 2
+    assert run.recipe["arguments"] == {**spec.defaults, **spec.small}
+    for phase in spec(made_up().train, **spec.small).method.phases():
+        assert f"{phase.name}_gradient" in run.log()[0]["losses"]
+
+
+@every_recipe
+def test_samples_do_not_depend_on_the_batch(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    model = trained[spec.name].model()
+    together = model.sample(range(10))
+    assert together.shape == (10, 1, 8, 8)
+    assert together.dtype == torch.uint8
+    for batch in (1, 3):
+        apart = model.sample(range(10), batch=batch)
+        assert (apart.int() - together.int()).abs().max() <= 1  # kernels differ by batch, up to one level
+    assert torch.equal(
+        model.sample([7])[0].int().sub(together[7].int()).abs().clamp_max(1),
+        (model.sample([7])[0] != together[7]).int(),
+    )
+    assert not torch.equal(together[0], together[4])  # same label, other seed
+
+
+@every_recipe
+def test_knows_its_labels(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    model = trained[spec.name].model()
+    assert model.classes == 4
+    with torch.no_grad():
+        for parameter in model.parameters():  # six steps teach a label next to nothing: make it loud
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    a, b = (model.sample([1], Condition(label=torch.tensor([label]))) for label in (0, 3))
+    assert not torch.equal(a, b)
+    with pytest.raises(WrongUse, match="out of range"):
+        model.sample([1], Condition(label=torch.tensor([4])))
+    with pytest.raises(WrongUse, match="text"):
+        model.sample([1], Condition(text=["a cat"]))
+
+
+@every_recipe
+def test_an_interrupted_run_equals_an_uninterrupted_one(
+    spec: RecipeSpec, trained: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by SIGINT in the middle between two ticks, then continued: every tensor is the same bit for bit."""
+    whole, step = trained[spec.name], Training.step
+    stops = iter((1, 4))  # after this many steps in all
+    stop_at = [next(stops)]
+
+    def step_and_interrupt(training: Training) -> None:
+        step(training)
+        if training.steps == stop_at[0]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Training, "step", step_and_interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
+        assert not Run(tmp_path / "run").finished
+        stop_at[0] = next(stops, -1)
+    resumed = train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
+    for file in ("state.safetensors", "model.safetensors"):
+        (ours, skeleton), (theirs, other) = (read_tensors(run.path / file) for run in (resumed, whole))
+        assert ours.keys() == theirs.keys()
+        different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
+        assert not different
+    times = ("seconds", "tick_seconds")
+    logs = [
+        [{k: v for k, v in line.items() if k not in times} for line in run.log()] for run in (resumed, whole)
+    ]
+    assert logs[0] == logs[1]
+    for ours_png, theirs_png in zip(
+        *(sorted((r.path / "samples").iterdir()) for r in (resumed, whole)), strict=True
+    ):
+        assert ours_png.read_bytes() == theirs_png.read_bytes()
+
+
+@every_recipe
+def test_a_changed_argument_is_refused(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    run = trained[spec.name]
+    with pytest.raises(RunError, match=r"settings\.seed: 3, now 4"):
+        train(
+            spec,
+            made_up(),
+            run.path,
+            arguments=spec.small,
+            settings=Settings(**{**SETTINGS.__dict__, "seed": 4}),
+        )
+    with pytest.raises(RunError, match=r"arguments\.lr"):
+        train(spec, made_up(), run.path, arguments={**spec.small, "lr": 0.123}, settings=SETTINGS)
+    with pytest.raises(RunError, match="train_sha256"):
+        train(spec, made_up(n=65), run.path, arguments=spec.small, settings=SETTINGS)
+    again = train(spec, made_up(), run.path, arguments=spec.small, settings=SETTINGS)
+    assert again.log() == run.log()  # finished: nothing happens
+
+
+@every_recipe
+def test_opens_in_a_fresh_process(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    run = trained[spec.name]
+    code = (
+        "import sys, json, torch; torch.set_num_threads(1); import diptych; "
+        "m = diptych.load(sys.argv[1], 'cpu'); print(json.dumps(m.sample(range(5)).flatten().tolist())); "
+        "assert not [n for n in sys.modules if n.startswith(('diptych.methods', 'diptych.method'))], 'left panel imported'"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == run.model().sample(range(5)).flatten().tolist()
+
+
+@every_recipe
+def test_tree_round_trip(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    model = trained[spec.name].model()
+    tree = json.loads(json.dumps(to_tree(model)))
+    twin = from_tree(tree)
+    assert isinstance(twin, Model)
+    assert to_tree(twin) == tree
+    assert {k: v.shape for k, v in twin.state_dict().items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
+@every_recipe
+def test_using_shares_weights(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    model = trained[spec.name].model()
+    for setting in model.dial():
+        twin = model.using(**setting)
+        assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
+        assert twin.sample([0, 1]).shape == (2, 1, 8, 8)
+    with pytest.raises(WrongUse, match="no option"):
+        model.using(nonsense=1)
+
+
+@every_recipe
+def test_has_a_density_or_says_why_not(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    model = trained[spec.name].model()
+    with pytest.raises(NotMeasurable, match="density"):
+        model.log_prob(torch.zeros(1, 1, 8, 8))
+
+
+SHAPES = [
+    ((1, 8, 8), 0),
+    ((3, 9, 13), 2),
+    ((4, 28, 28), 3),
+    ((1, 32, 32), 0),
+    ((3, 64, 64), 0),
+    ((3, 256, 256), 2),
+]
+
+
+@every_recipe
+@pytest.mark.parametrize(("shape", "classes"), SHAPES, ids=str)
+def test_any_size_and_number_of_channels(spec: RecipeSpec, shape: tuple[int, int, int], classes: int) -> None:
+    """One training step and one sample at each size, by arguments alone."""
+    data = made_up(shape, n=4, classes=classes)
+    arguments: dict[str, Any] = {**spec.small, "batch": 2}
+    training = Training(spec(data.train, **arguments), data.train, 8, Settings(device="cpu"))
+    training.step()
+    training.check_finite()
+    label = torch.tensor([0, classes - 1]) if classes else None
+    with torch.inference_mode():
+        image = training.average.using(**training.average.dial()[0])(Noise([1, 2]), Condition(label=label))
+    assert image.shape == (2, *shape)
+    assert torch.isfinite(image).all()
+
+
+def test_from_run_loads_what_train_left(trained: dict[str, Run], tmp_path: Path) -> None:
+    """consistency --teacher RUN starts from the teacher's averaged weights, whatever sizes are asked for here."""
+    spec = RECIPES["consistency"]
+    teacher = trained["edm"]
+    recipe = spec(made_up().train, **spec.small, teacher=str(teacher.path))
+    ours, theirs = recipe.method.model.state_dict(), load_model(teacher.path).state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert all(p.requires_grad for p in recipe.method.model.parameters())
+    train(
+        spec,
+        made_up(),
+        tmp_path / "tuned",
+        arguments={**spec.small, "teacher": str(teacher.path)},
+        settings=SETTINGS,
+    )
+    with pytest.raises(WrongUse, match="no denoiser"):
+        spec(made_up().train, teacher=str(trained["r3gan"].path))
+    with pytest.raises(WrongUse, match="teacher"):
+        spec(made_up((3, 8, 8)).train, teacher=str(teacher.path))

@@ -1,0 +1,157 @@
+"""The import law: who may import whom. It is what keeps "no branch on the family" true."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "diptych"
+
+BASE = {"errors", "saveable", "model", "device", "files", "scores"}
+LAW: dict[str, set[str]] = {
+    # the floor: each may import what stands before it
+    "errors": set(),
+    "scores": {"errors"},
+    "budget": {"errors"},
+    "device": {"errors"},
+    "files": {"errors"},
+    "pictures": {"files"},
+    "track": set(),
+    "saveable": {"errors"},
+    "model": {"errors", "saveable"},
+    # the left panel
+    "data": {"errors", "model", "data"},
+    "method": {"model"},
+    "networks": {"saveable", "networks"},
+    "diffusion": {"errors", "model", "saveable", "diffusion"},
+    "adversarial": {"errors", "model", "saveable", "adversarial"},
+    "recipe": {"errors", "method", "data"},
+    "methods": {
+        "errors",
+        "recipe",
+        "method",
+        "diffusion",
+        "adversarial",
+        "networks",
+        "data",
+        "runs",
+        "methods",
+    },
+    "training": {"errors", "method", "data", "recipe", "device"},
+    "probe": {"budget", "device", "training"},
+    "loop": {
+        "errors",
+        "method",
+        "model",
+        "data",
+        "recipe",
+        "runs",
+        "budget",
+        "training",
+        "probe",
+        "device",
+        "files",
+    }
+    | {"pictures", "track"},
+    # the right panel: it is never handed a family
+    "runs": {"errors", "model", "saveable", "files", "device"},
+    "machine": {"device"},
+    "features": {"errors", "features", "device"},
+    "exam": {"errors", "model", "data", "runs", "scores", "features", "device", "machine", "catalog"},
+    "metrics": {"exam", "features", "scores", "errors", "runs", "device", "model", "metrics", "machine"},
+    "choice": {"errors", "scores"},
+    "report": {"errors", "scores", "choice", "files", "report"},
+    "exporter": {"errors", "model", "runs", "data", "saveable", "files"},
+    # where the panels meet
+    "catalog": {"errors", "methods", "metrics", "recipe", "exam"},
+    "contest": {
+        "errors",
+        "loop",
+        "training",
+        "exam",
+        "choice",
+        "report",
+        "catalog",
+        "data",
+        "model",
+        "recipe",
+        "runs",
+    }
+    | {"scores", "metrics", "files", "pictures", "features", "machine"},
+}
+FREE = {"cli", "api", "__init__", "__main__"}
+FAMILIES = {"diffusion", "adversarial", "methods", "networks"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The parts of diptych that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = (
+                [node.module]
+                if node.module != "diptych"
+                else [f"diptych.{alias.name}" for alias in node.names]
+            )
+        yield from (name.split(".")[1] for name in names if name.startswith("diptych."))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_law(path: Path) -> None:
+    if part(path) in FREE:
+        return
+    assert part(path) in LAW, f"{path.name} has no place in the table: give it one, and say why in docs/"
+    broken = {
+        name for name in imported(path) if (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists()
+    } - LAW[part(path)]
+    assert not broken, f"{path.relative_to(ROOT)} may not import {', '.join(sorted(broken))}"
+
+
+def test_the_right_panel_knows_no_family() -> None:
+    for name in (
+        "runs",
+        "features",
+        "exam",
+        "metrics",
+        "choice",
+        "report",
+        "exporter",
+        "model",
+        "loop",
+        "training",
+        "contest",
+    ):
+        assert not LAW[name] & FAMILIES
+
+
+def test_choosing_needs_no_torch() -> None:
+    code = (
+        "import sys; import diptych, diptych.choice, diptych.scores, diptych.report.record, diptych.cli; "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    env = {"PYTHONPATH": str(ROOT.parent)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
+
+
+def test_files_have_a_bearable_length() -> None:
+    long = {
+        str(path.relative_to(ROOT)): n
+        for path in modules()
+        if (n := len(path.read_text().splitlines())) > 320
+    }
+    assert not long
