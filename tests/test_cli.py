@@ -46,7 +46,10 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_needs_no_torch() -> None:
     code = "import sys; from diptych.cli import run; run(['--help']); sys.exit('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 def test_train_says_where_and_resumes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +76,9 @@ def test_dry_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "dry").exists()
 
 
-def test_sample_sheet_array_and_folder(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sample_sheet_array_and_folder(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sheet, array, folder = tmp_path / "grid.png", tmp_path / "a.npz", tmp_path / "folder"
     for out in (sheet, array, folder):
         assert run(["sample", str(trained), "--out", str(out), "--seeds", "0-5,9", "--steps", "2"]) == 0
@@ -140,12 +145,27 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_evaluate_then_choose(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    measure = ["evaluate", str(trained), "--n", "300", "--metric", "fid", "--metric", "cost", "--json", "--steps"]
+    measure = [
+        "evaluate",
+        str(trained),
+        "--n",
+        "300",
+        "--metric",
+        "fid",
+        "--metric",
+        "cost",
+        "--json",
+        "--steps",
+    ]
     for steps in (1, 2):
         assert run([*measure, str(steps)]) == 0
         (report,) = json.loads(capsys.readouterr().out)
         assert report["name"] == "edm, 1 step" if steps == 1 else "edm, 2 steps"
-        assert report["scores"]["fid"]["low"] <= report["scores"]["fid"]["value"] <= report["scores"]["fid"]["high"]
+        assert (
+            report["scores"]["fid"]["low"]
+            <= report["scores"]["fid"]["value"]
+            <= report["scores"]["fid"]["high"]
+        )
         assert report["floor"]["fid"]["value"] < report["scores"]["fid"]["value"]
     assert run(["choose", str(trained), "--best", "fid", "--json"]) == 0
     choice = json.loads(capsys.readouterr().out)
@@ -157,7 +177,9 @@ def test_evaluate_then_choose(trained: Path, capsys: pytest.CaptureFixture[str])
 
 def test_data_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(4):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     assert run(["data", "inspect", str(tmp_path), "--json"]) == 0
     assert "broken.png" in capsys.readouterr().out
@@ -168,9 +190,23 @@ def test_data_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_ctrl_c_writes_a_checkpoint(tmp_path: Path) -> None:
     """A real process, a real SIGINT: exit code 130, no traceback, and the same command goes on."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "diptych", "train", "edm", "digits", *SMALL, "--out", str(tmp_path / "run")]
+    command = [
+        sys.executable,
+        "-m",
+        "diptych",
+        "train",
+        "edm",
+        "digits",
+        *SMALL,
+        "--out",
+        str(tmp_path / "run"),
+    ]
     process = subprocess.Popen(
-        [*command, "--budget", "1M-images"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "--budget", "1M-images"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "recipe.json").exists() and time.monotonic() < deadline:

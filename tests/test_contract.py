@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import made_up
 
+from conftest import made_up
 from diptych import catalog
 from diptych.errors import NotMeasurable, RunError, WrongUse
 from diptych.files import read_tensors
+from diptych.loop import train
 from diptych.model import Condition, Model, Noise
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, load_model
 from diptych.saveable import from_tree, to_tree
-from diptych.train import train
 from diptych.training import Settings, Training
 
 RECIPES = catalog.recipes()
@@ -63,10 +63,6 @@ def test_samples_do_not_depend_on_the_batch(spec: RecipeSpec, trained: dict[str,
     for batch in (1, 3):
         apart = model.sample(range(10), batch=batch)
         assert (apart.int() - together.int()).abs().max() <= 1  # kernels differ by batch, up to one level
-    assert torch.equal(
-        model.sample([7])[0].int().sub(together[7].int()).abs().clamp_max(1),
-        (model.sample([7])[0] != together[7]).int(),
-    )
     assert not torch.equal(together[0], together[4])  # same label, other seed
 
 
@@ -145,9 +141,9 @@ def test_a_changed_argument_is_refused(spec: RecipeSpec, trained: dict[str, Run]
 def test_opens_in_a_fresh_process(spec: RecipeSpec, trained: dict[str, Run]) -> None:
     run = trained[spec.name]
     code = (
-        "import sys, json, torch; torch.set_num_threads(1); import diptych; "
-        "m = diptych.load(sys.argv[1], 'cpu'); print(json.dumps(m.sample(range(5)).flatten().tolist())); "
-        "assert not [n for n in sys.modules if n.startswith(('diptych.methods', 'diptych.method'))], 'left panel imported'"
+        "import sys, json, torch; torch.set_num_threads(1); from diptych.runs import load_model; "
+        "m = load_model(sys.argv[1], 'cpu'); print(json.dumps(m.sample(range(5)).flatten().tolist())); "
+        "assert 'diptych.method' not in sys.modules, 'the left panel was imported'"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
     done = subprocess.run(

@@ -85,6 +85,34 @@ def test_an_official_split_is_used_and_a_third_is_named(tmp_path: Path) -> None:
     assert {image.tobytes() for image in fewer.held_out.pixels} < held
 
 
+def test_a_stray_file_does_not_turn_a_split_into_classes(tmp_path: Path) -> None:
+    photos(tmp_path / "top" / "Train", 5)
+    photos(tmp_path / "top" / "Valid", 3)
+    save(tmp_path / "top" / "preview.png", noise())
+    data = open_data(tmp_path)
+    assert data.train.labels is None
+    assert (len(data.train), len(data.held_out)) == (5, 3)
+    assert said(data)["top/preview.png"] == ("lies beside the folders of the split", "left out")
+
+
+def test_a_folder_called_train_among_others_is_a_class(tmp_path: Path) -> None:
+    for name in ("bus", "test", "train"):
+        photos(tmp_path / name, 3)
+    assert open_data(tmp_path).train.class_names == ("bus", "test", "train")
+
+
+def test_mostly_flat_folders_have_no_classes(tmp_path: Path) -> None:
+    photos(tmp_path, 9)
+    photos(tmp_path / "thumbs", 3)
+    alone = open_data(tmp_path)
+    assert (len(alone.train) + len(alone.held_out), alone.card.incidents) == (12, ())
+    photos(tmp_path / "more", 3)
+    data = open_data(tmp_path)
+    assert data.train.labels is None
+    assert len(data.train) + len(data.held_out) == 15
+    assert [i.done for i in data.card.incidents] == ["no classes taken"]
+
+
 def test_files_beside_class_folders_are_left_out_by_name(tmp_path: Path) -> None:
     photos(tmp_path / "a")
     photos(tmp_path / "b")

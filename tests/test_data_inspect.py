@@ -35,7 +35,7 @@ def test_a_folder_of_everything(tmp_path: Path) -> None:
     original = Image.open(tmp_path / "cat" / "0.png")
     original.save(tmp_path / "dog" / "copy.bmp")  # the same pixels in another format, and with another class
     Image.open(tmp_path / "cat" / "1.png").resize((60, 60), Image.Resampling.BICUBIC).save(
-        tmp_path / "cat" / "small.jpg", quality=60
+        tmp_path / "cat" / "small.jpg", quality=90
     )
     Image.new("RGBA", (64, 64), (200, 0, 0, 128)).save(tmp_path / "dog" / "red.png")
     Image.new("L", (64, 64), 9).save(tmp_path / "dog" / "dark.png")

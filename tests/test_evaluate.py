@@ -14,7 +14,7 @@ from diptych import catalog
 from diptych import evaluate as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
-from diptych.evaluate import (
+from diptych.exam import (
     Exam,
     QuickExam,
     evaluate,

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from diptych.errors import WrongUse
-from diptych.evaluate import extracted
+from diptych.exam import extracted
 from diptych.features.diptych_0 import DIM, gabors, orthogonal
 from diptych.features.extractor import BUILTIN, extractor, names, to_rgb
 from diptych.metrics.fid import frechet_distance

@@ -64,9 +64,9 @@ LAW: dict[str, set[str]] = {
     "features": {"errors", "features", "device"},
     "exam": {"errors", "model", "data", "runs", "scores", "features", "device", "machine", "catalog"},
     "metrics": {"exam", "features", "scores", "errors", "runs", "device", "model", "metrics", "machine"},
-    "choice": {"errors", "scores"},
+    "choice": {"errors", "scores", "choice"},
     "report": {"errors", "scores", "choice", "files", "report"},
-    "exporter": {"errors", "model", "runs", "data", "saveable", "files"},
+    "exporter": {"errors", "model", "runs", "data", "saveable", "files", "exporter"},
     # where the panels meet
     "catalog": {"errors", "methods", "metrics", "recipe", "exam"},
     "contest": {

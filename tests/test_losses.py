@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import made_up
 from torch import Tensor, nn
 
+from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.losses import gradient_penalty, relativistic
 from diptych.data.images import Images

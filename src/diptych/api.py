@@ -11,17 +11,17 @@ from diptych import catalog
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.errors import WrongUse, did_you_mean
-from diptych.evaluate import evaluate as measure
+from diptych.exam import evaluate as measure
+from diptych.loop import Settings
+from diptych.loop import train as run_training
 from diptych.model import Model
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, load_model, open_run
 from diptych.scores import Report
-from diptych.train import Settings
-from diptych.train import train as run_training
 
 if TYPE_CHECKING:
-    from diptych.choose import Choice
-    from diptych.export import Exported
+    from diptych.choice import Choice
+    from diptych.exporter import Exported
     from diptych.report.record import DuelRecord
 
 Source = str | Path | DataSet
@@ -33,7 +33,7 @@ def train(
     """Trains a recipe and returns its run directory; the same call again resumes, or returns at once.
 
     Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`, `ticks`; see
-    `diptych.train.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
+    `diptych.training.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
     """
     spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
     images = opened(data, arguments)
@@ -74,7 +74,7 @@ def choose(
     at_least: Mapping[str, float] | None = None,
 ) -> Choice:
     """The best report under the constraints, the Pareto set, and the reason for each that was dropped."""
-    from diptych.choose import choose as decide
+    from diptych.choice import choose as decide
 
     return decide(list(reports), best=best, at_most=at_most or {}, at_least=at_least or {})
 
@@ -88,10 +88,10 @@ def duel(
     """Trains contenders under one budget, measures them with one ruler, chooses, and writes `out`/index.html.
 
     A contender is a recipe's name, or a name with arguments. Keyword arguments are the training's (`budget`, `seed`),
-    the rules' (`best`, `at_most`, `n`; see `diptych.duel.Rules`) and those of `open_data`.
+    the rules' (`best`, `at_most`, `n`; see `diptych.contest.Rules`) and those of `open_data`.
     """
-    from diptych.duel import Entry, Rules
-    from diptych.duel import duel as fight
+    from diptych.contest import Entry, Rules
+    from diptych.contest import duel as fight
 
     named = [(entry, {}) if isinstance(entry, str) else entry for entry in contenders]
     entries = [Entry(name, catalog.recipe(name), dict(arguments)) for name, arguments in named]
@@ -106,7 +106,7 @@ def duel(
 
 def export(model: Model | str | Path, out: str | Path, **options: Any) -> Exported:
     """Writes a model, or a run's, as one ONNX file and checks it. Keyword arguments are the model's options."""
-    from diptych.export import export as exported
+    from diptych.exporter import export as exported
 
     loaded = model if isinstance(model, Model) else load_model(model, "cpu")
     return exported(loaded.using(**options), Path(out))

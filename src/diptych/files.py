@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from diptych.errors import RunError
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # as safetensors calls them
+os.umask(UMASK := os.umask(0))  # it can only be read by setting it
 
 
 def write(path: Path, produce: Callable[[Path], None]) -> None:
@@ -22,6 +36,7 @@ def write(path: Path, produce: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         produce(temporary)
+        temporary.chmod(0o666 & ~UMASK)  # libraries create theirs for the owner alone
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -58,9 +73,31 @@ def read_json(path: Path) -> Any:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """A safetensors file, atomically."""
+    """A safetensors file, atomically: header length, JSON header, and the tensors' bytes."""
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write(path, lambda temporary: save_file(dense, temporary, dict(metadata or {})))
+    order = sorted(
+        dense, key=lambda name: -dense[name].itemsize
+    )  # so that each value lies at a multiple of its size
+    ends = list(accumulate((dense[name].nbytes for name in order), initial=0))
+    header = {
+        name: {
+            "dtype": _DTYPES[dense[name].dtype],
+            "shape": list(dense[name].shape),
+            "data_offsets": list(place),
+        }
+        for name, place in zip(order, pairwise(ends), strict=True)
+    }
+    head = json.dumps({"__metadata__": dict(metadata or {})} | header).encode()
+    head += b" " * (-len(head) % 8)
+
+    def produce(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk shows at once, and flushing is half as long
+                os.posix_fallocate(file.fileno(), 0, 8 + len(head) + ends[-1])
+            file.write(len(head).to_bytes(8, "little") + head)
+            file.writelines(dense[name].reshape(-1).view(torch.uint8).numpy().data for name in order)
+
+    write(path, produce)
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -95,8 +132,11 @@ def read_state(path: Path) -> Any:
 
 def _strip(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[place] = value
-        return {"tensor": place}
+        order = sorted(
+            range(value.ndim), key=lambda d: -value.stride()[d]
+        )  # as it lies: to reorder costs a copy
+        tensors[place] = value.permute(order)
+        return {"tensor": [place, *order]}
     if isinstance(value, Mapping):  # pairs, because keys may be numbers
         return {"map": [[key, _strip(item, f"{place}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
@@ -108,7 +148,8 @@ def _strip(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
 def _fill(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((kind, content),) = tree.items()
     if kind == "tensor":
-        return tensors[content]
+        place, *order = content
+        return tensors[place].permute([order.index(d) for d in range(len(order))])
     if kind == "map":
         return {key: _fill(item, tensors) for key, item in content}
     if kind in ("list", "tuple"):

@@ -22,7 +22,7 @@ def choose(
     as_json: Json = False,
 ) -> None:
     """The best of measured runs under constraints, with the measured reason for each that was dropped."""
-    from diptych.choose import choose as decide
+    from diptych.choice import choose as decide
 
     choice = decide(reports_in(runs), best=best, at_most=pairs(at_most), at_least=pairs(at_least))
     if as_json:

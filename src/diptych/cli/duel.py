@@ -28,7 +28,7 @@ from diptych.cli.watch import watching
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
-    from diptych.duel import Entry
+    from diptych.contest import Entry
 
 
 def duel(
@@ -66,9 +66,9 @@ def duel(
 
     Killed and run again, it continues where it was. The page is OUT/index.html.
     """
-    from diptych.duel import Rules
-    from diptych.duel import duel as fight
-    from diptych.train import Settings, plan
+    from diptych.contest import Rules
+    from diptych.contest import duel as fight
+    from diptych.loop import Settings, plan
 
     say_on_stderr()
     settings = Settings(**asdict(pace))
@@ -107,7 +107,7 @@ def duel(
 def entry(text: str) -> Entry:
     """From "edm:width=32" to an entry. Raises WrongUse with the nearest name where something is unknown."""
     from diptych import catalog
-    from diptych.duel import Entry
+    from diptych.contest import Entry
 
     name, *settings = text.strip().split(":")
     spec = catalog.recipe(name)

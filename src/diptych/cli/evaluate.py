@@ -29,9 +29,9 @@ def evaluate(
     Each score has a 95 % interval; the floor is what real images score in the fakes' place. The report is kept in
     RUN/reports, where `diptych choose` finds it.
     """
+    from diptych.contest import point_name, slug
     from diptych.device import keep_buffers
-    from diptych.duel import point_name, slug
-    from diptych.evaluate import evaluate as measure
+    from diptych.exam import evaluate as measure
     from diptych.files import write_json
     from diptych.runs import open_run
 

@@ -22,7 +22,7 @@ def export(
 
     The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7.
     """
-    from diptych.export import export as exported
+    from diptych.exporter import export as exported
     from diptych.runs import load_model
 
     say_on_stderr()

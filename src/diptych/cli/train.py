@@ -22,8 +22,8 @@ def command(spec: RecipeSpec) -> Any:
     """A function whose signature is the recipe's flags and the training's."""
 
     def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
-        from diptych.evaluate import QuickExam
-        from diptych.train import Settings, plan, train
+        from diptych.exam import QuickExam
+        from diptych.loop import Settings, plan, train
 
         say_on_stderr()
         exam, force, dry_run, as_json = (rest.pop(name) for name in ("exam", "force", "dry_run", "as_json"))

@@ -172,45 +172,53 @@ def _sentence(error: Exception) -> str:
 
 
 def _arrange(files: list[File], incidents: list[Incident]) -> Listing:
-    """Finds the classes and the given split, and names what is left out."""
+    """Finds the given split and the classes, and names what is left out."""
     total = len(files) + len(incidents)
     incidents += [Incident(f.name, "not an image, by its name", "left out") for f in files if _beside(f)]
     files = sorted((f for f in files if not _beside(f)), key=lambda f: f.parts)
-    start = _common_depth(files)
-    split = _split_folder(files, start)
-    sides: list[bool] | None = None
-    if split is not None:
-        unused = Counter(f.parts[start] for f in files if f.parts[start].lower() not in (TRAIN, split))
-        incidents += [
-            Incident(f"{name}/", f"a third split, {n:,} files", "not used") for name, n in unused.items()
-        ]
-        files = [f for f in files if f.parts[start].lower() in (TRAIN, split)]
-        sides = [f.parts[start].lower() == split for f in files]
-        start += 1
-    labels = [f.parts[start] if len(f.parts) > start + 1 else None for f in files]
-    loose = labels.count(None)
-    if 0 < loose < len(files) / 2:
-        keep = [label is not None for label in labels]
-        incidents += [
-            Incident(f.name, "lies beside the class folders, so it has no class", "left out")
-            for f, kept in zip(files, keep, strict=True)
-            if not kept
-        ]
-        sides = None if sides is None else [side for side, kept in zip(sides, keep, strict=True) if kept]
-        files = [f for f, kept in zip(files, keep, strict=True) if kept]
-    elif 0 < loose < len(files):
-        incidents.append(
-            Incident("./", "most images lie beside the subfolders, not in them", "no classes taken")
-        )
-        labels = [None]
-    named = tuple(printable(label) for label in labels if label is not None)
-    return Listing(
-        tuple(files),
-        named if len(set(named)) > 1 else None,
-        None if sides is None else tuple(sides),
-        tuple(incidents),
-        total,
-    )
+    depth = _common_depth(files)
+    held_out = _split_folder(files, depth)
+    if held_out is not None:
+        files = _of_the_split(files, depth, held_out, incidents)
+        depth += 1
+    files, labels = _classes(files, depth, incidents)
+    sides = None if held_out is None else tuple(f.parts[depth - 1].lower() == held_out for f in files)
+    return Listing(tuple(files), labels, sides, tuple(incidents), total)
+
+
+def _of_the_split(files: list[File], depth: int, held_out: str, incidents: list[Incident]) -> list[File]:
+    """The files of the two folders that are used."""
+    kept, unused = list[File](), Counter[str]()
+    for file in files:
+        if len(file.parts) <= depth + 1:
+            incidents.append(Incident(file.name, "lies beside the folders of the split", "left out"))
+        elif file.parts[depth].lower() in (TRAIN, held_out):
+            kept.append(file)
+        else:
+            unused[file.parts[depth]] += 1
+    incidents += [
+        Incident(f"{name}/", f"a third split, {n:,} files", "not used") for name, n in unused.items()
+    ]
+    return kept
+
+
+def _classes(
+    files: list[File], depth: int, incidents: list[Incident]
+) -> tuple[list[File], tuple[str, ...] | None]:
+    """The files that are used, and the class of each: its folder at this depth."""
+    inside = [f for f in files if len(f.parts) > depth + 1]
+    labels = tuple(printable(f.parts[depth]) for f in inside)
+    if len(set(labels)) < 2:
+        return files, None
+    if len(inside) <= len(files) / 2:
+        why = "half of the images or more lie beside the subfolders, not in them"
+        incidents.append(Incident("./", why, "no classes taken"))
+        return files, None
+    for file in files:
+        if len(file.parts) <= depth + 1:
+            why = "lies beside the class folders, so it has no class"
+            incidents.append(Incident(file.name, why, "left out"))
+    return inside, labels
 
 
 def _beside(file: File) -> bool:
@@ -230,6 +238,6 @@ def _common_depth(files: list[File]) -> int:
 def _split_folder(files: list[File], depth: int) -> str | None:
     """The folder that is held out, where all first folders are names of splits."""
     tops = {f.parts[depth].lower() for f in files if len(f.parts) > depth + 1}
-    if any(len(f.parts) <= depth + 1 for f in files) or not tops <= {TRAIN, *HELD_OUT} or TRAIN not in tops:
+    if TRAIN not in tops or not tops <= {TRAIN, *HELD_OUT}:
         return None
     return next((name for name in HELD_OUT if name in tops), None)

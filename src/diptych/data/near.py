@@ -38,8 +38,8 @@ def fingerprints(images: Sequence[Image.Image]) -> tuple[Hashes, UInt8]:
     """(N,) hashes and (N, 16, 16, 3) thumbnails of pictures in mode L or RGB."""
     thumbs, grey = np.empty((len(images), _THUMB, _THUMB, 3), np.uint8), np.empty((len(images), _GREY, _GREY))
     for i, image in enumerate(images):
-        # area averages: a copy at another resolution has nearly the same
-        small = image.resize((_GREY, _GREY), Image.Resampling.BOX, reducing_gap=4.0)
+        # Pillow's box filter takes whole pixels, which differ at another resolution; the triangle blends them
+        small = image.resize((_GREY, _GREY), Image.Resampling.BILINEAR, reducing_gap=4.0)
         grey[i] = np.asarray(small.convert("L"))
         thumbs[i] = np.asarray(small.resize((_THUMB, _THUMB), Image.Resampling.BOX).convert("RGB"))
     return _hashes(grey.astype(np.float32)), thumbs
@@ -60,7 +60,7 @@ def near_groups(codes: Hashes, thumbs: UInt8, sides: Int64) -> tuple[list[list[i
 
     sides: (N,) the shorter side of each picture in pixels.
     """
-    flat = np.array([thumb.std() < FLAT for thumb in thumbs])
+    flat = np.array([thumb.std(axis=(0, 1)).max() < FLAT for thumb in thumbs])
     rows = np.flatnonzero(~flat)
     pairs = rows[_candidates(codes[rows])]
     enough = np.where(sides[pairs].max(axis=1) < SMALL, MIN_CORRELATION_SMALL, MIN_CORRELATION)

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 import diptych
 from diptych.errors import RunError, WrongUse
+from diptych.exporter.unrolled import put_in_place, recorded, repeated_parts, standing_in, to_onnx
 from diptych.files import write
 from diptych.model import Condition, Model, Noise, to_uint8
 from diptych.saveable import to_tree
-from diptych.exporter.unrolled import put_in_place, recorded, repeated_parts, standing_in, to_onnx
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,6 +40,14 @@ class Exported:
     seconds: float
     bytes: int
 
+    def __str__(self) -> str:
+        takes, gives = (
+            ", ".join(f"{name} {kind}" for name, kind in values.items())
+            for values in (self.inputs, self.outputs)
+        )
+        checked = "not checked" if self.difference is None else f"within {self.difference:.1g} of the model"
+        return f"{self.path}: {self.bytes / 2**20:.1f} MiB, {checked}\n{takes} -> {gives}"
+
 
 def export(
     model: Model,
@@ -49,12 +57,14 @@ def export(
     check: bool = True,
     batches: Sequence[int] = (1, 3, 8),
 ) -> Exported:
-    """Writes a model, its sampler unrolled, as one ONNX file with a dynamic batch: atomically, once it is checked.
+    """Writes a model, its sampler unrolled, as one ONNX file of any batch size, once it is checked.
 
-    Inputs are "noise" (or "noise_0", "noise_1" ...), standard normal float32 (batch, ...), and where there are
-    classes "label", int64 (batch). The output is "image", (batch, C, H, W), float32 in about [-1, 1], or uint8
-    where asked for. The check runs the file in onnxruntime beside eager at each of `batches`. Raises WrongUse where
-    the extra is not installed or the model wants more than labels, RunError where exporter or check fail.
+    Inputs are "noise" (or "noise_0", "noise_1" ...), standard normal float32 (batch, ...), and "label", int64
+    (batch), where there are classes. The output is "image", (batch, C, H, W), float32 in about [-1, 1], or
+    uint8 where asked for.
+    The check runs the file in onnxruntime beside eager at each of `batches`; one that fails
+    leaves no file. Raises WrongUse where the extra is not installed or the model wants more than labels,
+    RunError where the exporter or the check fails.
     """
     begun, path = time.perf_counter(), Path(path)
     require("onnx", "onnxscript", *(["onnxruntime"] if check else []))

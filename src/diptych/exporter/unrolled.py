@@ -1,6 +1,6 @@
-"""Tracing a sampler to ONNX: a network that it calls many times is traced once, and its graph put into each place.
+"""Tracing a sampler to ONNX: a network that it calls many times is traced once, and put into each place.
 
-Tracing is what takes the time: 35 calls of a U-Net one by one take minutes, this way seconds, for the same graph.
+Tracing takes the time: 35 calls of a U-Net take minutes one by one and seconds this way; the graph is equal.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def load_denoiser(run: str, data: Images) -> Denoiser:
     from diptych.errors import WrongUse
     from diptych.runs import load_model
 
-    model = load_model(run)
+    model = load_model(run, "cpu")
     if not isinstance(model, DiffusionModel):
         raise WrongUse(f"teacher {run} has no denoiser", "a teacher is a run of edm or of consistency")
     if (model.image_shape, model.classes) != (data.shape, data.classes):
@@ -86,7 +86,7 @@ def load_denoiser(run: str, data: Images) -> Denoiser:
             f"teacher {run} makes images {model.image_shape} of {model.classes} classes, "
             f"but the data has {data.shape} and {data.classes}"
         )
-    return model.denoiser
+    return model.denoiser.requires_grad_(True)
 
 
 @recipe(width=8, blocks=1, batch=8)

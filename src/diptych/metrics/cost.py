@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from diptych.evaluate import Exam, metric
+from diptych.exam import Exam, metric
 from diptych.model import Model
 from diptych.scores import Estimate
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from diptych.evaluate import Exam, metric
+from diptych.exam import Exam, metric
 from diptych.metrics.intervals import enough, normal, standard_error
 from diptych.scores import Estimate
 

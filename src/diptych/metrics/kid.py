@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diptych.evaluate import Exam, metric
+from diptych.exam import Exam, metric
 from diptych.metrics.intervals import enough, normal
 from diptych.scores import Estimate
 

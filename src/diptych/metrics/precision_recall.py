@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from diptych.evaluate import Exam, metric
+from diptych.exam import Exam, metric
 from diptych.metrics.intervals import enough, proportion, subset_errors
 from diptych.metrics.neighbours import radii, within
 from diptych.scores import Estimate

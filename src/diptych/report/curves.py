@@ -53,21 +53,23 @@ def training_plot(
     notes = ([f"{better} is better"] if better != "neither" else []) + (["log scale"] if log else [])
     above = score + (f" ({', '.join(notes)})" if notes else "")
     shown = [index for index, line in enumerate(lines) if line]
-    heights = spread([y(lines[index][-1][1]) for index in shown], 16, y.end, y.start)
+    late = [index for index in shown if x(lines[index][-1][0]) > x.end - room]
+    heights = dict(zip(late, spread([y(lines[i][-1][1]) for i in late], 16, y.end, y.start), strict=True))
     parts = [axes(x, y, f"time spent training, {word}", above, unit)]
-    for index, at in zip(shown, heights, strict=True):
+    for index in shown:
         pixels = [(x(seconds), y(value)) for seconds, value in lines[index]]
-        parts.append(drawn(index, names[index], pixels, at, x.end, bool(record.contenders[index].failed)))
+        at = (x.end, heights[index]) if index in heights else pixels[-1]
+        parts.append(drawn(index, names[index], pixels, at, bool(record.contenders[index].failed)))
     told = "; ".join(f"{names[i]}: from {number(lines[i][0][1])} to {number(lines[i][-1][1])}" for i in shown)
     return drawing(key, f"{score} against training time", told, width, height, *parts)
 
 
-def drawn(index: int, name: str, pixels: Series, at: float, right: float, failed: bool) -> Markup:
-    """One contender's line with its name at the end; a cross where it failed."""
+def drawn(index: int, name: str, pixels: Series, beside: tuple[float, float], failed: bool) -> Markup:
+    """One contender's line with its name beside a place near its end; a cross where it failed."""
     x, y = pixels[-1]
     end = el("path", class_="cross", d=f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10")
-    leader = polyline([(x + 6, y), (right + 8, at)], "leader")
-    label = el("text", escape(name), class_="name", x=right + 12, y=at + 4, font_size=13)
+    leader = polyline([(x + 6, y), (beside[0] + 8, beside[1])], "leader")
+    label = el("text", escape(name), class_="name", x=beside[0] + 12, y=beside[1] + 4, font_size=13)
     line = polyline(pixels, "curve") if len(pixels) > 1 else Markup("")
     return el("g", line, leader, end if failed else marker(index, x, y, 4), label, class_=colour(index))
 

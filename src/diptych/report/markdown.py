@@ -100,4 +100,4 @@ def line(cells: Iterable[str]) -> str:
 def plain(text: str) -> str:
     """Text that stays text: no markup, no table cell, no second line."""
     safe = html.escape(" ".join(str(text).split()), quote=False)
-    return re.sub(r"([\\`*_|\[\]#~])", r"\\\1", safe)
+    return re.sub(r"[\\`*|~]|(?<!\w)_|_(?!\w)|(?<=\])\(|^[#>+-]", r"\\\g<0>", safe)

@@ -14,8 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from diptych import __version__
-from diptych.choice import Limit, plain
-from diptych.choose import LATENCY
+from diptych.choice import LATENCY, Limit, plain
 from diptych.files import write_json, write_text
 from diptych.report.curves import examined, loss_plot, training_plot
 from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows

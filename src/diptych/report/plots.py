@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from diptych.choice import LATENCY, plain, said
 from diptych.choice import bound as typed
-from diptych.choice import plain, said
-from diptych.choose import LATENCY
 from diptych.report.record import Contender, DuelRecord
 from diptych.report.svg import (
     Box,

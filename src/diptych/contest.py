@@ -13,11 +13,12 @@ import torch
 
 from diptych import pictures
 from diptych.catalog import metrics as all_metrics
-from diptych.choose import choose
+from diptych.choice import choose
 from diptych.data.images import DataSet
 from diptych.errors import Diverged
-from diptych.evaluate import QuickExam, evaluate, floor_of, nearest_training_images
+from diptych.exam import QuickExam, evaluate, floor_of, nearest_training_images
 from diptych.files import read_json, write_json
+from diptych.loop import Settings, train
 from diptych.machine import machine
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
@@ -26,7 +27,6 @@ from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
 from diptych.scores import Estimate, Report
-from diptych.train import Settings, train
 
 log = logging.getLogger("diptych")
 Watching = Callable[[str], Any]  # a contender's name -> a Watch for its training

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from diptych.choice import Choice, Limit, bound, plain, said
+from diptych.choice.outcome import Choice, Limit, bound, plain, said
 from diptych.errors import NotComparable, WrongUse, did_you_mean
 from diptych.scores import Better, Report, number
 
@@ -74,8 +74,8 @@ class Field:
     def straddles(self, report: Report) -> list[str]:
         """A sentence for each limit that its value keeps and its interval contains."""
         return [
-            f"its {said(limit.score, report.scores[limit.score])} keeps the limit of {bound(limit.bound)}, "
-            "but the interval contains it"
+            f"the {said(limit.score, report.scores[limit.score])} of {report.name} keeps the limit of "
+            f"{bound(limit.bound)}, but its interval contains it"
             for limit in self.limits
             if limit.excess(report) <= 0 and limit.straddled(report)
         ]
@@ -107,7 +107,7 @@ class Field:
 
     def none_passes(self) -> str:
         """Which constraint excludes the nearest one, and by how much."""
-        wanted = " and ".join(str(limit) for limit in self.limits)
+        wanted = " and ".join(map(str, self.limits))
         nearest = min(
             self.reports, key=lambda r: max((limit.excess(r) for limit in self.limits), default=math.inf)
         )
@@ -123,12 +123,12 @@ class Field:
         """A broken limit, and by how much."""
         distance = abs(report.scores[limit.score].value - limit.bound)
         share = f" ({100 * distance / abs(limit.bound):.0f} %)" if limit.bound else ""
-        return f"{limit.broken(report)}; it is off by {number(distance)}{share}"
+        return limit.broken(report, f" by {number(distance)}{share}")
 
     def sentence(self, chosen: Report, tied: Sequence[Report], passing: Sequence[Report]) -> tuple[str, str]:
         """The sentence for people, and the name that the tie-break gives."""
         mine = chosen.scores[self.best]
-        wanted = " and ".join(str(limit) for limit in self.limits)
+        wanted = " and ".join(map(str, self.limits))
         among = f" of the {len(passing)} that keep {wanted}" if wanted else f" of {len(passing)}"
         if len(passing) == 1:
             only = f"the only one of {len(self.reports)}" + (f" that keeps {wanted}" if wanted else "")
@@ -226,6 +226,3 @@ def coordinates(report: Report, axes: Sequence[str]) -> tuple[float, ...] | None
 def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     """Whether `a` is nowhere worse than `b` and somewhere better."""
     return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-
-__all__ = ["COSTS", "LATENCY", "Choice", "choose"]

@@ -88,12 +88,12 @@ class Limit:
             and estimate.low <= self.bound <= estimate.high
         )
 
-    def broken(self, report: Report) -> str:
-        """The sentence that says so."""
+    def broken(self, report: Report, by: str = "") -> str:
+        """The sentence that says so, and by how much where that is asked."""
         if (estimate := report.scores.get(self.score)) is None:
             return f"it has no {self.score}"
         side = "over" if self.sign > 0 else "under"
-        text = f"{said(self.score, estimate)} is {side} the limit of {bound(self.bound)}"
+        text = f"{said(self.score, estimate)} is {side} the limit of {bound(self.bound)}{by}"
         return text + (", but its interval contains the limit" if self.straddled(report) else "")
 
     def __str__(self) -> str:

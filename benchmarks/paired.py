@@ -1,0 +1,99 @@
+"""What the benchmarks share: ways timed in turn, so that a busy machine is busy for all, and their ratios."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Seconds = dict[str, list[float]]  # of each round, by the way's name
+
+
+def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
+    """Seconds of each way in each round, after one warm-up each; who goes first changes every round."""
+    for way in ways.values():
+        way()
+    seconds: Seconds = {name: [] for name in ways}
+    for i in range(rounds):
+        order = list(ways.items())
+        for name, way in order[i % len(order) :] + order[: i % len(order)]:
+            begin = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:
+    """How many times faster ours is, round by round: the median and the middle half."""
+    ratios = sorted(a / b for a, b in zip(theirs, ours, strict=True))
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {"median": statistics.median(ratios), "low": low, "high": high}
+
+
+def shown(found: Mapping[str, float]) -> str:
+    """A ratio as it stands in a table: 1.42 (1.40..1.45)."""
+    return f"{found['median']:.2f} ({found['low']:.2f}..{found['high']:.2f})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a Markdown table, numbers to the right."""
+    print("| " + " | ".join(head) + " |")
+    print("|---|" + "---:|" * (len(head) - 1))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, and which commit."""
+    import torch
+
+    here = Path(__file__).parent
+    git = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": git.stdout.strip() if git.returncode == 0 else "",
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def cpu() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def parser(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="a small version that shows that it works")
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--out", type=Path, help="also write the numbers as JSON")
+    return made
+
+
+def finish(results: Mapping[str, Any], out: Path | None) -> None:
+    """Says what it was measured on, and writes the JSON."""
+    about = machine()
+    print("\n" + ", ".join(f"{key} {value}" for key, value in about.items()))
+    if out:
+        command = " ".join(["python", *sys.argv])
+        out.write_text(
+            json.dumps({"command": command, "machine": about, "results": results}, indent=2) + "\n"
+        )

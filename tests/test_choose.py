@@ -1,0 +1,220 @@
+"""choose: known answers, ties, straddled limits, nothing that passes, and what cannot be compared."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from diptych.choice import Choice, choose
+from diptych.errors import NotComparable, WrongUse
+from diptych.scores import Estimate, Report, RulerCard
+
+CARD = RulerCard("features 1", "0" * 64, "digits", "1" * 64, 500, "none", 0, "1")
+
+
+def report(name, fid=None, latency=None, **more):
+    scores = {}
+    if fid is not None:
+        scores["fid"] = Estimate(*fid, 500)
+    if latency is not None:
+        scores["latency_ms"] = Estimate(*latency, 100, "lower", "ms")
+    return Report(name, name.partition(",")[0], {}, {**scores, **more}, {}, CARD)
+
+
+FAST = report("r3gan", (31.2, 29, 33), (3, 2.9, 3.1))
+GOOD = report("edm, 8 steps", (12.1, 11, 13), (40, 39, 41))
+SLOW = report("edm, 35 steps", (10.1, 9.5, 10.7), (812, 790, 840))
+BAD = report("edm, 1 step", (200, 190, 210), (5, 4.9, 5.1))
+
+
+def test_the_best_that_passes_is_chosen_and_every_other_has_its_measured_reason():
+    choice = choose([FAST, GOOD, SLOW, BAD], at_most={"latency_ms": 50})
+    assert choice.chosen == GOOD
+    assert choice.decided
+    assert choice.verdict == "Ship edm, 8 steps"
+    assert dict(choice.dropped) == {
+        "r3gan": "fid 31.2 [29.0, 33.0] is worse than edm, 8 steps 12.1 [11.0, 13.0]",
+        "edm, 35 steps": "latency_ms 812 [790, 840] is over the limit of 50",
+        "edm, 1 step": "fid 200 [190, 210] is worse than edm, 8 steps 12.1 [11.0, 13.0]",
+    }
+    assert choice.sentence == (
+        "edm, 8 steps has the best fid 12.1 [11.0, 13.0] of the 3 that keep latency_ms at most 50; "
+        "the next, r3gan, has 31.2 [29.0, 33.0], and the intervals do not overlap."
+    )
+
+
+def test_without_limits_the_slow_one_wins():
+    assert choose([FAST, GOOD, SLOW, BAD]).chosen == SLOW
+
+
+@pytest.mark.parametrize(("better", "name"), [("lower", "low"), ("higher", "high")])
+def test_the_estimate_says_which_side_is_better(better, name):
+    reports = [report(n, coverage=Estimate(v, v, v, 9, better)) for n, v in (("low", 0.2), ("high", 0.8))]
+    assert choose(reports, best="coverage").chosen.name == name
+
+
+def test_overlapping_intervals_are_not_decidable_and_speed_only_breaks_the_tie():
+    near = report("consistency, 2 steps", (13, 12.5, 13.5), (8, 7.9, 8.1))
+    choice = choose([FAST, GOOD, near], at_most={"latency_ms": 50})
+    assert choice.chosen == GOOD
+    assert choice.tied == (near,)
+    assert not choice.decided
+    assert choice.tie_break == "consistency, 2 steps"
+    assert "not decidable at this n (500)" in choice.sentence
+    assert "As a tie-break only, and no finding about fid: consistency, 2 steps is faster" in choice.sentence
+    assert [name for name, _ in choice.dropped] == ["r3gan"]
+
+
+def test_a_tie_whose_speeds_overlap_too_is_not_broken():
+    near = report("twin", (12.5, 11.5, 13.5), (40.2, 39.5, 41))
+    choice = choose([GOOD, near])
+    assert choice.tied == (near,)
+    assert choice.tie_break == ""
+    assert "Nor does latency_ms break the tie" in choice.sentence
+
+
+def test_a_tie_is_broken_by_cost_where_no_latency_was_measured():
+    scores = {"big": 9e6, "small": 1e6}
+    reports = [report(n, (12, 11, 13), parameters=Estimate.exact(v)) for n, v in scores.items()]
+    choice = choose(reports)
+    assert choice.chosen.name == "big"
+    assert choice.tie_break == "small"
+    assert "small is cheaper, parameters 1,000,000 against 9,000,000" in choice.sentence
+
+
+@pytest.mark.parametrize(("value", "passes"), [(49.0, True), (50.0, True), (51.0, False)])
+def test_a_limit_is_checked_on_the_value_and_a_straddling_interval_is_told(value, passes):
+    straddling = report("edm", (10, 9, 11), (value, 45, 55))
+    choice = choose([straddling, FAST], at_most={"latency_ms": 50})
+    assert (choice.chosen == straddling) == passes
+    told = choice.sentence if passes else dict(choice.dropped)["edm"]
+    assert "its interval contains" in told
+
+
+def test_a_worse_report_that_straddles_a_limit_is_told_too():
+    reason = dict(choose([GOOD, FAST], at_most={"latency_ms": 50}, at_least={"latency_ms": 2.95}).dropped)[
+        "r3gan"
+    ]
+    assert reason.startswith("fid 31.2")
+    assert "keeps the limit of 2.95, but its interval contains it" in reason
+
+
+def test_none_passes_names_the_nearest_and_by_how_much():
+    choice = choose([GOOD, SLOW], at_most={"latency_ms": 20})
+    assert choice.chosen is None
+    assert choice.verdict == "Nothing to ship"
+    assert choice.sentence == (
+        "None of 2 keeps latency_ms at most 20. The nearest is edm, 8 steps: "
+        "latency_ms 40.0 [39.0, 41.0] is over the limit of 20 by 20.0 (100 %)."
+    )
+    assert len(choice.dropped) == 2
+
+
+def test_at_least_excludes_from_below():
+    reports = [
+        replace(GOOD, scores={**GOOD.scores, "recall": Estimate(r, r, r, 9, "higher")}) for r in (0.1, 0.6)
+    ]
+    reports = [replace(r, name=f"r{i}") for i, r in enumerate(reports)]
+    choice = choose(reports, at_least={"recall": 0.5})
+    assert choice.chosen.name == "r1"
+    assert choice.dropped == (("r0", "recall 0.100 is under the limit of 0.5"),)
+
+
+def test_missing_and_nan_scores_are_dropped_with_that_reason():
+    silent, lost = (
+        report("silent", None, (1, 1, 1)),
+        report("lost", (math.nan, math.nan, math.nan), (1, 1, 1)),
+    )
+    reasons = dict(choose([GOOD, silent, lost]).dropped)
+    assert reasons == {"silent": "it has no fid", "lost": "its fid is not a number"}
+    assert choose([silent, GOOD]).chosen == GOOD
+
+
+def test_pareto_is_the_front_of_quality_against_latency():
+    # edm in one step is beaten by r3gan on both axes; the others trade one for the other
+    assert choose([FAST, GOOD, SLOW, BAD]).pareto == ("r3gan", "edm, 8 steps", "edm, 35 steps")
+
+
+def test_pareto_without_latency_takes_every_other_score():
+    def one(name, fid, recall, density):
+        high = {k: Estimate.exact(v, "higher") for k, v in (("recall", recall), ("density", density))}
+        return report(name, (fid, fid, fid), **high)
+
+    reports = [one("a", 1, 0.1, 0.1), one("b", 2, 0.9, 0.1), one("c", 3, 0.05, 0.9), one("d", 3, 0.9, 0.1)]
+    assert choose(reports).pareto == ("a", "b", "c")
+
+
+def test_other_rulers_are_not_compared():
+    other = replace(FAST, ruler=replace(CARD, n=100, extractor="features 2"))
+    with pytest.raises(NotComparable, match=r"extractor: features 1 against features 2; n: 500 against 100"):
+        choose([GOOD, other])
+
+
+def test_other_machines_are_pointed_out():
+    here, there = (
+        replace(GOOD, machine={"cores": 2, "os": "Linux"}),
+        replace(FAST, machine={"cores": 8, "os": "Linux"}),
+    )
+    assert choose([here, there]).notes == ("not all were measured on the same machine: cores differ",)
+    assert choose([here, here]).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"best": "fdi"}, "did you mean fid"),
+        ({"at_most": {"latency": 5}}, "did you mean latency_ms"),
+        ({"at_least": {"elegance": 5}}, "there are: fid, latency_ms"),
+        ({"at_most": {"fid": math.nan}}, "not a number"),
+        ({"at_most": {"fid": 5}, "at_least": {"fid": 6}}, "at least 6 and at most 5"),
+    ],
+)
+def test_wrong_use(asked, message):
+    with pytest.raises(WrongUse) as caught:
+        choose([GOOD, FAST], **asked)
+    assert message in str(caught.value)
+
+
+def test_a_score_without_a_better_side_cannot_decide():
+    with pytest.raises(WrongUse, match="no better side"):
+        choose([report("a", seed=Estimate.exact(1.0, "neither"))], best="seed")
+
+
+def test_infinite_limits_exclude_nothing_or_everything():
+    assert choose([GOOD], at_most={"fid": math.inf}).chosen == GOOD
+    assert choose([GOOD], at_least={"fid": math.inf}).chosen is None
+
+
+def test_the_same_name_twice_is_told_apart_by_run():
+    a, b = replace(GOOD, run="runs/a"), replace(SLOW, name=GOOD.name, run="runs/b")
+    choice = choose([a, b])
+    assert choice.chosen.name == "edm, 8 steps (runs/b)"
+    assert choice.dropped[0][0] == "edm, 8 steps (runs/a)"
+    assert [name for name, _ in choose([GOOD, replace(SLOW, name=GOOD.name)]).dropped] == ["edm, 8 steps #1"]
+
+
+def test_nothing_to_choose_from():
+    choice = choose([])
+    assert choice.chosen is None
+    assert choice.sentence == "There is no report to choose from."
+
+
+def test_one_report_alone():
+    assert choose([GOOD]).sentence == "edm, 8 steps is the only one of 1; its fid is 12.1 [11.0, 13.0]."
+
+
+@pytest.mark.parametrize("limit", [1.0, 50.0])
+def test_json_round_trip(limit):
+    choice = choose(
+        [FAST, GOOD, SLOW, report("twin", (12, 11, 13), (9, 9, 9))], at_most={"latency_ms": limit}
+    )
+    assert Choice.from_json(json.loads(json.dumps(choice.to_json()))) == choice
+
+
+def test_choosing_does_not_import_torch():
+    script = "import sys, diptych.choice, diptych.report.record; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
