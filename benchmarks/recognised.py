@@ -1,9 +1,9 @@
-"""Does each contender draw the class that it was asked for? A classifier trained on real images judges the samples.
+"""Does each contender draw the class that it was asked for? A classifier of real images judges the samples.
 
     python benchmarks/recognised.py duel/digits
 
-The classifier is a support vector machine on pixels (for digits: 98.6 % on held-out images). Each contender is sampled at
-its default setting and at every point of its dial, with the labels cycling; recall and coverage come from its reports.
+The classifier is a support vector machine on pixels, trained on training images. Each contender is sampled
+at every point of its dial with the labels cycling; recall and coverage come from its reports.
 """
 
 from __future__ import annotations

@@ -83,11 +83,13 @@ def test_sample_sheet_array_and_folder(
     for out in (sheet, array, folder):
         assert run(["sample", str(trained), "--out", str(out), "--seeds", "0-5,9", "--steps", "2"]) == 0
         assert capsys.readouterr().out.strip() == str(out)
-    assert Image.open(sheet).size[0] > 8
+    with Image.open(sheet) as picture:
+        assert picture.size[0] > 8
     pixels = np.load(array)["arr_0"]
     assert pixels.shape == (7, 8, 8, 1)
     assert len(list(folder.iterdir())) == 7
-    one = np.asarray(Image.open(folder / "000009.png"))
+    with Image.open(folder / "000009.png") as picture:
+        one = np.asarray(picture)
     assert np.abs(one.astype(int) - pixels[6, ..., 0]).max() <= 1
 
 

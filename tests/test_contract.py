@@ -85,7 +85,7 @@ def test_knows_its_labels(spec: RecipeSpec, trained: dict[str, Run]) -> None:
 def test_an_interrupted_run_equals_an_uninterrupted_one(
     spec: RecipeSpec, trained: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped by SIGINT in the middle between two ticks, then continued: every tensor is the same bit for bit."""
+    """Stopped by SIGINT between two ticks, then continued: every tensor is the same bit for bit."""
     whole, step = trained[spec.name], Training.step
     stops = iter((1, 4))  # after this many steps in all
     stop_at = [next(stops)]
@@ -103,7 +103,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
         stop_at[0] = next(stops, -1)
     resumed = train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
     for file in ("state.safetensors", "model.safetensors"):
-        (ours, skeleton), (theirs, other) = (read_tensors(run.path / file) for run in (resumed, whole))
+        (ours, _), (theirs, _) = (read_tensors(run.path / file) for run in (resumed, whole))
         assert ours.keys() == theirs.keys()
         different = [key for key in ours if not torch.equal(ours[key], theirs[key])]
         assert not different
@@ -210,7 +210,7 @@ def test_any_size_and_number_of_channels(spec: RecipeSpec, shape: tuple[int, int
 
 
 def test_from_run_loads_what_train_left(trained: dict[str, Run], tmp_path: Path) -> None:
-    """consistency --teacher RUN starts from the teacher's averaged weights, whatever sizes are asked for here."""
+    """consistency --teacher RUN starts from the teacher's averaged weights, whatever sizes are asked for."""
     spec = RECIPES["consistency"]
     teacher = trained["edm"]
     recipe = spec(made_up().train, **spec.small, teacher=str(teacher.path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_order_of_convergence(sampler, order: int) -> None:  # type: ignore[no-u
     for steps in (64, 128, 256):
         end = sampler(ideal, start, karras(steps, 0.002, 80), Noise(()))
         errors.append((end - solution(start, 80)).abs().max().item())
-    measured = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    measured = [math.log2(a / b) for a, b in pairwise(errors)]
     assert measured == [pytest.approx(order, abs=0.25)] * 2
     assert errors[-1] < (0.02 if order == 1 else 1e-3)
 

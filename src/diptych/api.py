@@ -32,7 +32,7 @@ def train(
 ) -> Run:
     """Trains a recipe and returns its run directory; the same call again resumes, or returns at once.
 
-    Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`, `ticks`; see
+    Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`; see
     `diptych.training.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
     """
     spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
@@ -49,7 +49,10 @@ def load(run: str | Path, device: str = "auto") -> Model:
 def evaluate(
     run: str | Path, data: Source | None = None, *, n: int = 2000, seed: int = 0, **options: Any
 ) -> Report:
-    """Measures a run on the held-out images of its data, or of `data`. Keyword arguments are the model's options."""
+    """Measures a run on the held-out images of its data, or of `data`.
+
+    Keyword arguments are the model's options.
+    """
     opened_run = open_run(run)
     recorded = opened_run.recipe["data"]
     images = opened(data, {}) if data is not None else open_data(recorded["source"], **recorded["arguments"])
@@ -87,7 +90,7 @@ def duel(
 ) -> DuelRecord:
     """Trains contenders under one budget, measures them with one ruler, chooses, and writes `out`/index.html.
 
-    A contender is a recipe's name, or a name with arguments. Keyword arguments are the training's (`budget`, `seed`),
+    A contender is a recipe's name, or a name with arguments. Keyword arguments are the training's (`budget`),
     the rules' (`best`, `at_most`, `n`; see `diptych.contest.Rules`) and those of `open_data`.
     """
     from diptych.contest import Entry, Rules
@@ -105,7 +108,10 @@ def duel(
 
 
 def export(model: Model | str | Path, out: str | Path, **options: Any) -> Exported:
-    """Writes a model, or a run's, as one ONNX file and checks it. Keyword arguments are the model's options."""
+    """Writes a model, or a run's, as one ONNX file and checks it.
+
+    Keyword arguments are the model's options.
+    """
     from diptych.exporter import export as exported
 
     loaded = model if isinstance(model, Model) else load_model(model, "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -30,9 +31,9 @@ class Budget:
         found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([kMGTP]?)[- ]?(images?|flops?)\s*", text)
         timed = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
         try:
-            if found and (amount := float(found[1]) * _PREFIX[found[2]]) > 0:
+            if found and 0 < (amount := float(found[1]) * _PREFIX[found[2]]) < math.inf:
                 return cls(amount, "images" if found[3].startswith("image") else "flop")
-            if timed and (amount := float(timed[1]) * _SECONDS[timed[2]]) > 0:
+            if timed and 0 < (amount := float(timed[1]) * _SECONDS[timed[2]]) < math.inf:
                 return cls(amount, "seconds")
         except ValueError:
             pass

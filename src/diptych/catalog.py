@@ -1,4 +1,4 @@
-"""What there is, by listing folders: a new file in methods/ or metrics/ is found without being named anywhere."""
+"""What there is, by listing folders: a new file in methods/ or metrics/ is found without being named."""
 
 from __future__ import annotations
 

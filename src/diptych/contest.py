@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from diptych.data.images import DataSet
 from diptych.errors import Diverged
 from diptych.exam import QuickExam, evaluate, floor_of, nearest_training_images
 from diptych.files import read_json, write_json
-from diptych.loop import Settings, train
+from diptych.loop import train, versions
 from diptych.machine import machine
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
@@ -27,6 +27,7 @@ from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
 from diptych.scores import Estimate, Report
+from diptych.training import Settings
 
 log = logging.getLogger("diptych")
 Watching = Callable[[str], Any]  # a contender's name -> a Watch for its training
@@ -45,7 +46,7 @@ class Entry:
 class Rules:
     """What is the same for all contenders, and what decides."""
 
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     n: int = 2000  # fakes and reals that each score looks at, at most
     exam: int = 256  # the same at each tick of training; 0: none
     best: str = "fid"
@@ -63,9 +64,11 @@ def duel(
     command: str = "",
     force: bool = False,
 ) -> DuelRecord:
-    """Trains and measures every entry, chooses, and writes `out`/index.html. Killed and called again, it continues.
+    """Trains and measures every entry, chooses, and writes `out`/index.html.
 
-    Each contender has the same budget, split, ruler and sampling seeds. A contender that diverges is reported as such.
+    Killed and called again, it continues.
+
+    Each has the same budget, split, ruler and sampling seeds. A contender that diverges is reported as such.
     """
     out = Path(out)
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
@@ -88,6 +91,7 @@ def duel(
         except Diverged as error:
             log.warning("%s: %s", entry.name, error.message)
             trained[entry.name] = error.message
+    rules = replace(rules, n=min(rules.n, len(data.held_out)))
     floor = floor_of(data, n=rules.n, seed=rules.settings.seed)
     contenders = [measured(entry, trained[entry.name], data, out, rules, floor) for entry in entries]
     points = [point for contender in contenders for point in contender.points]
@@ -100,7 +104,7 @@ def duel(
         budget=rules.settings.budget,
         seeds=[rules.settings.seed],
         machine=machine(rules.settings.device),
-        versions=dict(Run(out / entries[0].name).recipe["versions"]),
+        versions=versions(),
         command=command,
         real_samples=real_sheet(data, out),
         created=started,
@@ -113,7 +117,7 @@ def duel(
 def measured(
     entry: Entry, failed: str, data: DataSet, out: Path, rules: Rules, floor: Mapping[str, Estimate]
 ) -> Contender:
-    """Every point on a contender's dial, measured once; reports that are there already are taken as they are."""
+    """Every point on a contender's dial, measured once; reports that are there already are taken."""
     run = Run(out / entry.name)
     points: list[Report] = []
     samples: dict[str, str] = {}

@@ -14,7 +14,10 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def pick(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" takes cuda, then mps, then the CPU. Raises WrongUse where it is not there."""
+    """The device of this name; "auto" takes cuda, then mps, then the CPU.
+
+    Raises WrongUse where it is not there.
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, available in there.items() if available))
@@ -45,8 +48,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def keep_buffers() -> None:
-    """Tells glibc to keep freed memory. By default it gives blocks over 32 MiB back and page-faults them in again,
-    which makes point-wise operations on large images two to three times slower on the CPU."""
+    """Tells glibc to keep freed memory.
+
+    By default it gives blocks over 32 MiB back and page-faults them in again, which makes point-wise
+    operations on large images two to three times slower on the CPU.
+    """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -101,10 +101,14 @@ def write_tensors(
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file. Raises RunError that names it where it is damaged."""
+    """The tensors and the metadata of a safetensors file.
+
+    Raises RunError that names it where it is damaged.
+    """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
     except (SafetensorError, OSError, ValueError) as error:

@@ -1,4 +1,7 @@
-"""The training loop; there is one. It knows nothing of families: it draws batches and lets phases take their turns."""
+"""The training loop; there is one.
+
+It knows nothing of families: it draws batches and lets phases take their turns.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,11 @@ def train(
     watch: Watch = lambda clock, logs: None,
     force: bool = False,
 ) -> Run:
-    """Trains until the budget is spent, and leaves a run directory. The same call again resumes, or returns at once.
+    """Trains until the budget is spent, and leaves a run directory.
 
-    Raises RunError where `out` holds another run (unless `force`), Diverged where a number is not finite any more;
+    The same call again resumes, or returns at once.
+
+    Raises RunError where `out` holds another run (unless `force`), Diverged where a number is not finite;
     on an interrupt writes a checkpoint and raises KeyboardInterrupt.
     """
     keep_buffers()
@@ -99,12 +104,20 @@ def describe(
         "arguments": spec.arguments(arguments),
         "data": card,
         "settings": asdict(settings),
-        "versions": {"diptych": diptych.__version__, "torch": torch.__version__},
+        "versions": versions(),
     }
 
 
+def versions() -> dict[str, str]:
+    """Of what numbers could depend on."""
+    return {"diptych": diptych.__version__, "torch": torch.__version__}
+
+
 def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, Any]:
-    """What recipe.json says already, or nothing. Raises RunError where it says something else and not `force`."""
+    """What recipe.json says already, or nothing.
+
+    Raises RunError where it says something else and not `force`.
+    """
     if not (run.path / "recipe.json").exists():
         if run.path.is_dir() and any(run.path.iterdir()):
             raise RunError(f"{run.path} is not empty and not a run", "choose another --out")
@@ -114,7 +127,7 @@ def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, An
     if different and not force:
         raise RunError(
             f"{run.path} was made by another command:\n  " + "\n  ".join(different),
-            "repeat the old arguments to resume, choose another --out, or give --force to go on with the new ones",
+            "repeat the old arguments to resume, choose another --out, or go on with the new ones by --force",
         )
     if not different:
         return recorded
@@ -141,7 +154,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def resume(run: Run, training: Training) -> float:
-    """Takes up the state, and forgets log lines that were written after it. Returns the seconds spent so far."""
+    """Takes up the state, and forgets log lines that were written after it.
+
+    Returns the seconds spent so far.
+    """
     state = read_state(run.state_file)
     try:
         training.load_state_dict(state)

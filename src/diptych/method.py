@@ -1,4 +1,4 @@
-"""How networks are trained: a Method is some networks, the phases they take in turn, and the model that results."""
+"""How networks are trained: a Method is networks, the phases they take, and the model that results."""
 
 from __future__ import annotations
 

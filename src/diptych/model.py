@@ -1,4 +1,7 @@
-"""The hinge: a Model turns noise, and a condition where there is one, into images. Nothing here knows a family."""
+"""The hinge: a Model turns noise, and a condition where there is one, into images.
+
+Nothing here knows a family.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ class Noise:
 
     @classmethod
     def given(cls, tensors: Sequence[Tensor]) -> Noise:
-        """Noise that was drawn before: hands the tensors out in order. Export makes noise an input this way."""
+        """Noise that was drawn before: hands the tensors out in order.
+
+        Export makes noise an input this way.
+        """
         noise, remaining = cls(()), iter(tensors)
         noise._draw = lambda shape: next(remaining)
         return noise
@@ -39,7 +45,12 @@ class Noise:
     def recorded(self) -> tuple[Noise, list[Tensor]]:
         """The same noise, and a list that fills with all that is drawn from it, ready for `given`."""
         noise, drawn = Noise(()), list[Tensor]()
-        noise._draw = lambda shape: drawn.append(self._draw(shape)) or drawn[-1]
+
+        def draw(shape: tuple[int, ...]) -> Tensor:
+            drawn.append(self._draw(shape))
+            return drawn[-1]
+
+        noise._draw = draw
         return noise, drawn
 
     def normal(self, *shape: int) -> Tensor:
@@ -105,7 +116,7 @@ class Model(nn.Module, ABC):
         """Images (B, C, H, W) in about [-1, 1]; B is set by the noise."""
 
     def log_prob(self, image: Tensor, condition: Condition = Condition()) -> Tensor:
-        """Log density (B,) in nats of images (B, C, H, W) in [-1, 1]; raises NotMeasurable with the reason."""
+        """Log density (B,) in nats of images (B, C, H, W) in [-1, 1], or NotMeasurable with the reason."""
         raise NotMeasurable(f"{type(self).__name__} has no density")
 
     def using(self, **changes: Any) -> Self:
@@ -131,11 +142,14 @@ class Model(nn.Module, ABC):
 
     @torch.inference_mode()
     def sample(self, seeds: Iterable[int], condition: Condition | None = None, batch: int = 64) -> Tensor:
-        """Images for these seeds, uint8 (N, C, H, W) on the CPU. Seed i's image does not depend on the others."""
+        """Images for these seeds, uint8 (N, C, H, W) on the CPU.
+
+        Seed i's image does not depend on the others.
+        """
         seeds = list(seeds)
         condition = Condition(label=self.labels_for(seeds)) if condition is None else condition
         self.check(condition, len(seeds))
-        device = next(self.parameters()).device
+        device = next(self.parameters(), torch.empty(0)).device
         was_training = self.training
         self.eval()
         parts = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]

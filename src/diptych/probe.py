@@ -1,4 +1,4 @@
-"""A short probe before training: how fast it goes, how many FLOPs an image takes, how much memory and disk."""
+"""A short probe before training: how fast it goes, how many FLOPs an image takes, what memory and disk."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def at_progress(training: Training, progress: float) -> None:
 
 
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums torch's own formulas over all operations. (FlopCounterMode's module hooks break double backward.)"""
+    """Sums torch's own formulas over all operations.
+
+    (FlopCounterMode's module hooks break double backward.)
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -60,7 +63,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def probe(build: Callable[[int], Training], budget: Budget, *, steps: int = 20, seconds: float = 4.0) -> Plan:
-    """Times up to `steps` steps, spread over the whole schedule because a step's cost may change with progress.
+    """Times up to `steps` steps, spread over the schedule because a step's cost may change with progress.
 
     `build` makes a training of a given total length; what it makes is thrown away.
     """

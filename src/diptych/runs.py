@@ -82,7 +82,10 @@ def save_model(model: Model, directory: str | Path) -> None:
 
 
 def load_model(directory: str | Path, device: torch.device | str = "auto") -> Model:
-    """The model of a run directory, in evaluation mode. Raises RunError where files are missing or do not fit."""
+    """The model of a run directory, in evaluation mode.
+
+    Raises RunError where files are missing or do not fit.
+    """
     directory = open_run(directory).path
     if not (directory / "model.json").is_file():
         raise RunError(f"{directory} has no model yet", "let its training reach the first tick")

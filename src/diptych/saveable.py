@@ -1,6 +1,6 @@
-"""@saveable: a class that remembers its constructor's arguments, so that a file can describe it without pickle.
+"""@saveable: a class that remembers its constructor's arguments, so that a file can describe it.
 
-`to_tree` writes a module as a tree of constructors, {"class": "diptych.networks.unet:UNet", "width": 32, ...};
+`to_tree` writes a module as a tree of constructors, {"class": "diptych.networks.unet:UNet", "width": 32};
 `from_tree` builds it again. Only classes that carry @saveable are ever constructed from a file.
 """
 
@@ -23,7 +23,10 @@ _known: dict[str, type] = {}
 
 
 def saveable(cls: C) -> C:
-    """Class decorator: instances remember their arguments. For nn.Modules and frozen dataclasses of plain values."""
+    """Class decorator: instances remember their arguments.
+
+    For nn.Modules and frozen dataclasses of plain values.
+    """
     _known[class_name(cls)] = cls
     if is_dataclass(cls):
         return cls
@@ -75,7 +78,10 @@ def to_tree(value: Any) -> Any:
 
 
 def from_tree(tree: Any) -> Any:
-    """The inverse of `to_tree`. Raises RunError for a class that is not @saveable or arguments that do not fit."""
+    """The inverse of `to_tree`.
+
+    Raises RunError for a class that is not @saveable or arguments that do not fit.
+    """
     if isinstance(tree, list):
         return tuple(from_tree(item) for item in tree)
     if not isinstance(tree, Mapping):

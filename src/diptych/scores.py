@@ -1,4 +1,7 @@
-"""What was measured, as plain data: estimates, ruler cards, reports. No torch, so that choosing is instant."""
+"""What was measured, as plain data: estimates, ruler cards, reports.
+
+No torch, so that choosing is instant.
+"""
 
 from __future__ import annotations
 

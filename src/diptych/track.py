@@ -9,7 +9,7 @@ from typing import Any
 
 
 def track(directory: Path, line: Mapping[str, Any]) -> None:
-    """Writes a log line's losses and exam as TensorBoard scalars over images; does nothing without tensorboard."""
+    """Writes a log line's losses and exam as TensorBoard scalars; does nothing without tensorboard."""
     if importlib.util.find_spec("tensorboard") is None:
         return
     from torch.utils.tensorboard import SummaryWriter

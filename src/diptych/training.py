@@ -105,7 +105,7 @@ class Training:
         self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
 
     def move_average(self) -> None:
-        """The averaged weights forget half of their past in `half_life` images, or in a share of those seen."""
+        """The averaged weights forget half of their past in `half_life` images, or a share of those seen."""
         half_life = min(self.half_life, self.ramp * self.images)
         keep = 0.5 ** (self.batch / half_life)
         with torch.no_grad():
@@ -116,7 +116,10 @@ class Training:
                 kept.copy_(new)
 
     def check_finite(self) -> None:
-        """Raises Diverged, naming the phase that was first to meet a number that is not finite. Waits for the device."""
+        """Raises Diverged, naming the phase that was first to meet a number that is not finite.
+
+        Waits for the device.
+        """
         first = self.first_bad.tolist()
         if min(first) < math.inf:
             index = min(range(len(first)), key=lambda i: (first[i], i))

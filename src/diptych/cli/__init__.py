@@ -1,4 +1,7 @@
-"""The command line. Each verb lives in a module of its own and is imported when it is called: --help needs no torch."""
+"""The command line.
+
+Each verb lives in a module of its own and is imported when it is called: --help needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ import cyclopts
 from diptych import __version__
 
 HELP = """
-GANs and diffusion models, side by side: train both on your images, measure them with one ruler, ship the better one.
+GANs and diffusion models, side by side: train both on your images, measure them with one ruler, ship one.
 
 Begin with   diptych duel digits, or with your own images:
 `diptych duel photos/ --size 64 --budget 30m --at-most latency_ms=50`
 
-A run is a directory; the same command again resumes it. Results go to stdout (--json for machines), progress and
-warnings to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (a checkpoint was written).
+A run is a directory; the same command again resumes it. Results go to stdout (--json for machines), progress
+and warnings to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (a checkpoint was written).
 """
 
 VERBS = {
-    "duel": "Train contenders under one budget, measure them with one ruler, say which to ship, write a page.",
+    "duel": "Train contenders under one budget, measure them with one ruler, say which to ship.",
     "train": "Train one recipe on images; the same command again resumes.",
     "sample": "Draw images from a run: a sheet, a folder of files or an .npz.",
     "evaluate": "Measure runs with the ruler: quality, diversity, latency, memory, with 95 % intervals.",
@@ -31,7 +34,12 @@ VERBS = {
 }
 
 app = cyclopts.App(
-    name="diptych", help=HELP, version=__version__, help_format="plaintext", result_action="return_value"
+    name="diptych",
+    help=HELP,
+    version=__version__,
+    help_format="plaintext",
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 for verb, line in VERBS.items():
     app.command(f"diptych.cli.{verb}:{'app' if verb in ('train', 'data') else verb}", name=verb, help=line)
@@ -43,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a command line and returns its exit code. A user's mistake is a sentence on stderr, never a traceback."""
+    """Runs a command line and returns its exit code.
+
+    A user's mistake is a sentence on stderr, never a traceback.
+    """
     from diptych.errors import DiptychError
 
     try:

@@ -180,7 +180,10 @@ def data_of(run: Path, source: str | None = None) -> DataSet:
 
 
 def reports_in(paths: Iterable[Path]) -> list[Report]:
-    """Every report of these runs, duels (their directories) or report files. Raises DiptychError where there are none."""
+    """Every report of these runs, duels (their directories) or report files.
+
+    Raises DiptychError where there are none.
+    """
     from diptych.files import read_json
     from diptych.scores import Report
 

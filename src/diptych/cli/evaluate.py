@@ -24,10 +24,12 @@ def evaluate(
     as_json: Json = False,
     **options: str,
 ) -> None:
-    """Measure runs on the held-out images of their data. The model's own options are flags: --steps 4, --guidance 2.
+    """Measure runs on the held-out images of their data.
 
-    Each score has a 95 % interval; the floor is what real images score in the fakes' place. The report is kept in
-    RUN/reports, where `diptych choose` finds it.
+    The model's own options are flags: --steps 4, --guidance 2.
+
+    Each score has a 95 % interval; the floor is what real images score in the fakes' place. The report
+    is kept in RUN/reports, where `diptych choose` finds it.
     """
     from diptych.contest import point_name, slug
     from diptych.device import keep_buffers

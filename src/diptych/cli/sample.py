@@ -25,7 +25,10 @@ def sample(
     as_json: Json = False,
     **options: str,
 ) -> None:
-    """Draw images from a run. The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7."""
+    """Draw images from a run.
+
+    The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7.
+    """
     import numpy as np
     import torch
 

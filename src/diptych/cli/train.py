@@ -26,7 +26,7 @@ def command(spec: RecipeSpec) -> Any:
         from diptych.loop import Settings, plan, train
 
         say_on_stderr()
-        exam, force, dry_run, as_json = (rest.pop(name) for name in ("exam", "force", "dry_run", "as_json"))
+        exam, force, dry_run, as_json = (rest.pop(name, default) for name, (_, default) in own.items())
         images, settings = ingest.open(data), Settings(**asdict(pace))
         if dry_run:
             expected = asdict(plan(spec, images, arguments=rest, settings=settings))

@@ -1,4 +1,4 @@
-"""The progress bar: images a second, time left, each phase's loss; plain lines where stderr is not a terminal."""
+"""The progress bar: images a second, time left, losses; plain lines where stderr is not a terminal."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Denoiser(nn.Module, ABC):
 
 @saveable
 class EDMDenoiser(Denoiser):
-    """A network behind EDM's preconditioning (Karras et al., 2022, arXiv:2206.00364, equation 7 and table 1)."""
+    """A network behind EDM's preconditioning (Karras et al., 2022, arXiv:2206.00364, equation 7, table 1)."""
 
     def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
         super().__init__()
@@ -39,12 +39,13 @@ class EDMDenoiser(Denoiser):
         c_skip = s**2 / (sigma**2 + s**2)
         c_out = sigma * s / (sigma**2 + s**2).sqrt()
         c_in = 1 / (sigma**2 + s**2).sqrt()
-        return c_skip * x + c_out * self.network(c_in * x, c_noise, condition.label).float()
+        F: Tensor = self.network(c_in * x, c_noise, condition.label)
+        return c_skip * x + c_out * F.float()
 
 
 @saveable
 class Guided(Denoiser):
-    """Classifier-free guidance: D(x) + scale * (D(x, label) - D(x)) (Ho and Salimans, 2022, arXiv:2207.12598)."""
+    """Classifier-free guidance: D(x) + scale (D(x, label) - D(x)) (Ho and Salimans, arXiv:2207.12598)."""
 
     def __init__(self, denoiser: Denoiser, scale: float) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Guided(Denoiser):
         self.image_shape, self.classes = denoiser.image_shape, denoiser.classes
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """x (B, C, H, W), sigma (B,) or (1,); both halves of the difference go through the network as one batch."""
+        """x (B, C, H, W), sigma (B,) or (1,); both terms go through the network as one batch."""
         label = condition.label
         if label is None:
             return self.denoiser(x, sigma, condition)  # type: ignore[no-any-return]

@@ -94,7 +94,7 @@ def consistency(
     sigma_data: float = 0.5,
     steps: int = 1,
 ) -> Recipe:
-    """A consistency model: one to four network calls an image, trained from scratch or from a diffusion model.
+    """A consistency model: one to four network calls an image; from scratch or from a diffusion model.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def consistency(
     q
         How fast neighbouring noise levels approach each other: their gap shrinks by 1/q each stage.
     stages
-        How often in a training; stage 0, the first, is plain diffusion. With a teacher training begins at stage 1.
+        How often in a training; stage 0, the first, is plain diffusion. With a teacher stage 1 is the first.
     huber
         Constant c of the pseudo-Huber distance; 0 is the plain norm.
     sigma_data

@@ -1,4 +1,4 @@
-"""EDM: diffusion by weighted denoising over log-normal noise levels (Karras et al., 2022, arXiv:2206.00364)."""
+"""EDM: weighted denoising over log-normal noise levels (Karras et al., 2022, arXiv:2206.00364)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def by_size(data: Images, width: int, blocks: int, lr: float) -> tuple[int, int,
 
 
 def load_denoiser(run: str, data: Images) -> Denoiser:
-    """The averaged denoiser of another run, for the same kind of images. Raises WrongUse where it does not fit."""
+    """The averaged denoiser of another run, for the same kind of images.
+
+    Raises WrongUse where it does not fit.
+    """
     from diptych.errors import WrongUse
     from diptych.runs import load_model
 

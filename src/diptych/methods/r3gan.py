@@ -66,7 +66,7 @@ class R3GAN(Method):
         return self.generator(z, batch.condition.label)  # type: ignore[no-any-return]
 
     def gamma_at(self, clock: Clock) -> float:
-        """The penalties' weight falls to a tenth over training, geometrically (the paper's schedule, appendix D)."""
+        """The penalties' weight falls to a tenth over training, geometrically (appendix D)."""
         return float(self.gamma * 0.1**clock.progress)
 
 

@@ -1,4 +1,4 @@
-"""R3GAN's generator and critic (Huang et al., 2025, arXiv:2501.05441): residual inverted bottlenecks with grouped
+"""R3GAN's generator and critic (Huang et al., 2025, arXiv:2501.05441): residual bottlenecks of grouped
 convolutions, leaky ReLU, bilinear resampling, no normalisation; fix-up initialisation instead."""
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Block(nn.Module):
         super().__init__()
         inner = 2 * c
         groups = max(1, inner // group)
-        # fix-up: `depth` blocks of three layers add up to unit variance (Zhang et al., 2019, arXiv:1901.09321)
+        # fix-up: `depth` blocks of three layers keep the variance (Zhang et al., 2019, arXiv:1901.09321)
         gain = math.sqrt(2 / 1.04) * depth ** (-1 / 4)
         self.enter = scaled(nn.Conv2d(c, inner, 1), gain)
         self.spatial = scaled(nn.Conv2d(inner, inner, 3, padding=1, groups=groups), gain)

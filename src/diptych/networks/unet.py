@@ -1,5 +1,5 @@
-"""A U-Net for noise levels and labels: DDPM++ blocks (Song et al., 2021, arXiv:2011.13456) with ADM's adaptive group
-norm (Dhariwal and Nichol, 2021, arXiv:2105.05233) and attention at the coarsest level."""
+"""A U-Net for noise levels and labels: DDPM++ blocks (Song et al., 2021, arXiv:2011.13456), ADM's group
+norm (Dhariwal and Nichol, 2021, arXiv:2105.05233) and attention at the coarsest levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from diptych.saveable import saveable
 
 @saveable
 class UNet(nn.Module):
-    """Reads (B, C, H, W), a noise level and a label; returns (B, C, H, W). Any H and W: pads and crops inside."""
+    """Reads (B, C, H, W), a noise level and a label; returns (B, C, H, W).
+
+    Any H and W: pads and crops inside.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class UNet(nn.Module):
         self.multiple = 2 ** (len(multipliers) - 1)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W); level (B,) or (1,), about -4 to 4; label (B,) int64, `classes` standing for none."""
+        """x (B, C, H, W); level (B,) or (1,), about -4 to 4; label (B,) int64, `classes` for none."""
         _, height, width = self.image_shape
         embedding = self.level(level)
         if self.label is not None:
@@ -71,16 +74,17 @@ class UNet(nn.Module):
         x = self.stem(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
         skips = [x]
         for block in self.down:
-            skips.append(x := block(x, embedding))
+            x = block(x, embedding)
+            skips.append(x)
         for block in self.middle:
             x = block(x, embedding)
         for block in self.up:
-            x = block(x if block.resample else torch.cat([x, skips.pop()], 1), embedding)  # type: ignore[arg-type]
+            x = block(x if block.resample else torch.cat([x, skips.pop()], 1), embedding)
         return self.head(x)[:, :, :height, :width]  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """A residual block whose second norm is scaled and shifted by the embedding; resamples or attends on demand."""
+    """A residual block whose second norm is scaled and shifted by the embedding; may resample or attend."""
 
     def __init__(
         self,

@@ -1,0 +1,216 @@
+"""A U-Net's training step beside the peers', at equal work; and the optimizer with its averages. In one run.
+
+    python benchmarks/step.py [--edm FOLDER] [--width 32] [--batch 64] [--rounds 9] [--out results.json]
+
+Ours is the whole step of an edm training: batch, loss, clipping, fused AdamW, averages, logs. The peers do less:
+forward, a mean squared error, backward and their usual optimizer (AdamW; Adam in EDM), without averages.
+diffusers is used where it is installed; EDM's SongUNet where --edm names a checkout of github.com/NVlabs/edm.
+Each is in a process of its own, ours with the allocator as `train` sets it; FLOPs are counted by torch, and the
+ratio is of GFLOP/s. Targets: >= 1.4 times diffusers, >= 1.1 times SongUNet, optimizer + averages >= 3 times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import multiprocessing
+import statistics
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diptych import catalog
+from diptych.data.images import Images
+from diptych.device import keep_buffers
+from diptych.method import adam
+from diptych.networks.unet import UNet
+from diptych.training import Settings, Training
+from paired import finish, interleaved, parser, ratio, shown, table
+
+Step = Callable[[], object]
+SIZE = 32  # pixels
+
+
+def ours(args: argparse.Namespace) -> Step:
+    """The real thing."""
+    keep_buffers()
+    pixels = np.random.default_rng(0).integers(0, 256, (512, SIZE, SIZE, 3), dtype=np.uint8)
+    data = Images(pixels, np.arange(512) % 10, tuple("0123456789"))
+    recipe = catalog.recipe("edm")(data, width=args.width, batch=args.batch)
+    return Training(recipe, data, 10**9, Settings(device="cpu")).step
+
+
+def plain(call: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, batch: int) -> Step:
+    """Forward, mean squared error, backward, optimizer; call(x, t) with t in 0..1 returns what the network says."""
+    x, target, t = torch.randn(batch, 3, SIZE, SIZE), torch.randn(batch, 3, SIZE, SIZE), torch.rand(batch)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward((call(x, t) - target).square().mean())
+        optimizer.step()
+
+    return step
+
+
+def diffusers(args: argparse.Namespace) -> Step:
+    """UNet2DModel with its defaults: three levels as ours, attention in the last."""
+    from diffusers import UNet2DModel
+
+    w = args.width
+    network = UNet2DModel(
+        sample_size=SIZE,
+        block_out_channels=(w, 2 * w, 2 * w),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        num_class_embeds=10,
+    )
+    label = torch.arange(args.batch) % 10
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    return plain(lambda x, t: network(x, (t * 999).long(), label).sample, optimizer, args.batch)
+
+
+def song(args: argparse.Namespace) -> Step:
+    """EDM's DDPM++ behind its preconditioning, three levels as ours, attention in the last."""
+    sys.path.insert(0, args.edm)
+    from training.networks import EDMPrecond
+
+    network = EDMPrecond(
+        SIZE,
+        3,
+        label_dim=10,
+        model_type="SongUNet",
+        model_channels=args.width,
+        channel_mult=[1, 2, 2],
+        num_blocks=2,
+        attn_resolutions=[SIZE // 4],
+        dropout=0,
+    )
+    label = nn.functional.one_hot(torch.arange(args.batch) % 10, 10).float()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    return plain(lambda x, t: network(x, t.view(-1, 1, 1, 1) + 0.01, label), optimizer, args.batch)
+
+
+def worker(make: Callable[[argparse.Namespace], Step], args: argparse.Namespace, line: Connection) -> None:
+    """Builds a step, tells its FLOPs, and takes one step each time it is asked."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    step = make(args)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    line.send(counter.get_total_flops())
+    while line.recv():
+        step()
+        line.send(True)
+
+
+def start(
+    make: Callable[[argparse.Namespace], Step], args: argparse.Namespace
+) -> tuple[Step, float, Connection]:
+    """A worker process: a function that has it take a step, its FLOPs a step, and the line to it."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=worker, args=(make, args, there), daemon=True).start()
+    flop = here.recv()
+
+    def step() -> None:
+        here.send(True)
+        here.recv()
+
+    return step, flop, here
+
+
+def network_steps(args: argparse.Namespace) -> dict[str, Any]:
+    """GFLOP/s of each, and how much more ours does."""
+    makes: dict[str, Callable[[argparse.Namespace], Step]] = {"diptych": ours}
+    if importlib.util.find_spec("diffusers"):
+        makes["diffusers UNet2DModel"] = diffusers
+    if args.edm:
+        makes["EDM SongUNet"] = song
+    started = {name: start(make, args) for name, make in makes.items()}
+    seconds = interleaved({name: step for name, (step, _, _) in started.items()}, args.rounds)
+    results: dict[str, Any] = {}
+    for name, taken in seconds.items():
+        _, flop, line = started[name]
+        line.send(False)
+        per_flop = [[s / started[key][1] for s in seconds[key]] for key in (name, "diptych")]
+        results[name] = {
+            "GFLOP an image": flop / args.batch / 1e9,
+            "images/s": args.batch / statistics.median(taken),
+            "GFLOP/s": flop / statistics.median(taken) / 1e9,
+            "ours is faster": ratio(*per_flop),
+        }
+    return results
+
+
+def optimizer_steps(args: argparse.Namespace) -> dict[str, Any]:
+    """AdamW and averaged weights on ready gradients: fused and foreach beside torch's default and EMAModel."""
+    network = UNet((3, SIZE, SIZE), classes=10, width=args.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    theirs = copy.deepcopy(network)
+    for p, q in zip(theirs.parameters(), network.parameters(), strict=True):
+        p.grad = torch.randn_like(q)
+    average, fused = copy.deepcopy(network).requires_grad_(False), adam(network, 1e-4)
+    kept, moving = list(average.parameters()), list(network.parameters())
+    usual = torch.optim.AdamW(theirs.parameters(), lr=1e-4)
+
+    def ours() -> None:
+        fused.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(kept, moving, 0.01)
+
+    ways: dict[str, Step] = {"fused AdamW + foreach lerp": ours}
+    if importlib.util.find_spec("diffusers"):
+        from diffusers.training_utils import EMAModel
+
+        ema = EMAModel(theirs.parameters())
+
+        def peer() -> None:
+            usual.step()
+            ema.step(theirs.parameters())
+
+        ways["AdamW + diffusers EMAModel"] = peer
+    seconds = interleaved(ways, 3 * args.rounds)
+    first = seconds["fused AdamW + foreach lerp"]
+    return {
+        name: {"ms": statistics.median(taken) * 1e3, "ours is faster": ratio(taken, first)}
+        for name, taken in seconds.items()
+    }
+
+
+def main() -> None:
+    """Measures and prints two Markdown tables."""
+    flags = parser(__doc__ or "", rounds=9)
+    flags.add_argument("--edm", default="", help="a checkout of github.com/NVlabs/edm")
+    flags.add_argument("--width", type=int, default=32)
+    flags.add_argument("--batch", type=int, default=64)
+    args = flags.parse_args()
+    if args.quick:
+        args.batch, args.rounds = 8, 3
+    torch.set_num_threads(args.threads)
+    keep_buffers()
+    networks, optimizers = network_steps(args), optimizer_steps(args)
+    print(f"a training step, {SIZE}x{SIZE}x3, width {args.width}, batch {args.batch}\n")
+    rows = [
+        [name, *(f"{found[key]:.3g}" for key in list(found)[:3]), shown(found["ours is faster"])]
+        for name, found in networks.items()
+    ]
+    table(["", "GFLOP an image", "images/s", "GFLOP/s", "ours is faster, per FLOP"], rows)
+    print("\noptimizer and averages\n")
+    table(
+        ["", "ms", "ours is faster"],
+        [[name, f"{found['ms']:.2f}", shown(found["ours is faster"])] for name, found in optimizers.items()],
+    )
+    finish({"networks": networks, "optimizer": optimizers}, args.out)
+
+
+if __name__ == "__main__":
+    main()

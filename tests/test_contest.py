@@ -1,0 +1,139 @@
+"""The duel end to end on small networks: equal terms, continuing after a kill, a contender that diverges."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import made_up
+
+from diptych import catalog, contest
+from diptych.contest import Entry, Rules, duel, point_name
+from diptych.data.images import DataSet
+from diptych.errors import Diverged
+from diptych.method import Clock
+from diptych.model import Model
+from diptych.report.record import DuelRecord
+from diptych.runs import Run
+from diptych.scores import Estimate
+from diptych.training import Settings
+
+NAMES = ("r3gan", "edm", "consistency")
+RULES = Rules(settings=Settings(budget="32-images", ticks=2, device="cpu"), n=24, exam=16, best="kid")
+
+
+def entries(*names: str) -> list[Entry]:
+    specs = catalog.recipes()
+    return [Entry(name, specs[name], specs[name].small) for name in names or NAMES]
+
+
+@pytest.fixture(autouse=True)
+def no_stopwatch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Speed is measured by its own tests; here it is a number that grows with the steps."""
+    asked: list[int] = []
+
+    def speed(model: Model, settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Estimate]]:
+        asked.append(len(settings))
+        milliseconds = [float(setting.get("steps", 1)) for setting in settings]
+        return [{"latency_ms": Estimate(ms, 0.9 * ms, 1.1 * ms, 9, "lower", "ms")} for ms in milliseconds]
+
+    monkeypatch.setattr(contest, "measure_speed", speed)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def small() -> DataSet:
+    return made_up()
+
+
+def test_a_whole_duel(small: DataSet, tmp_path: Path, no_stopwatch: list[int]) -> None:
+    record = duel(small, entries(), tmp_path, rules=RULES, command="diptych duel made-up")
+    assert [len(c.points) for c in record.contenders] == [1, 6, 3]
+    assert {c.spent["images"] for c in record.contenders} == {32}
+    cards = {point.ruler for c in record.contenders for point in c.points}
+    assert len(cards) == 1
+    (card,) = cards
+    assert card.held_out_sha256 == small.held_out.sha256
+    assert card.n == 24
+    for contender in record.contenders:
+        assert [line["images"] for line in contender.curve] == [16, 32]
+        assert all("fid" in line["exam"] for line in contender.curve)
+        for point in contender.points:
+            assert {
+                "fid",
+                "kid",
+                "precision",
+                "recall",
+                "density",
+                "coverage",
+                "latency_ms",
+                "flops",
+            } <= point.scores.keys()
+            assert {"fid", "recall"} <= point.floor.keys()
+        assert all((tmp_path / picture).exists() for picture in contender.samples.values())
+        assert (tmp_path / contender.neighbours).exists()
+    assert record.choice.chosen is not None
+    page = (tmp_path / "index.html").read_text()
+    assert all(name in page for name in NAMES)
+    assert "diptych duel made-up" in page
+    assert (
+        DuelRecord.from_json(json.loads((tmp_path / "report.json").read_text())).contenders[1].points
+        == record.contenders[1].points
+    )
+    assert no_stopwatch == [1, 6, 3]
+
+
+def test_killed_and_run_again_it_continues(small: DataSet, tmp_path: Path, no_stopwatch: list[int]) -> None:
+    def watch(name: str) -> Any:
+        def look(clock: Clock, logs: Mapping[str, float]) -> None:
+            if name == "edm" and clock.images >= 16:
+                raise KeyboardInterrupt
+
+        return look
+
+    with pytest.raises(KeyboardInterrupt):
+        duel(small, entries("r3gan", "edm"), tmp_path, rules=RULES, watch=watch)
+    assert Run(tmp_path / "r3gan").finished
+    assert not Run(tmp_path / "edm").finished
+    before = (tmp_path / "r3gan" / "state.safetensors").stat().st_mtime_ns
+    first = duel(small, entries("r3gan", "edm"), tmp_path, rules=RULES)
+    assert (tmp_path / "r3gan" / "state.safetensors").stat().st_mtime_ns == before
+    no_stopwatch.clear()
+    again = duel(small, entries("r3gan", "edm"), tmp_path, rules=RULES)
+    assert not no_stopwatch  # every report was there
+    assert [c.points for c in again.contenders] == [c.points for c in first.contenders]
+
+
+def test_a_contender_that_diverges_is_shown_as_such(
+    small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = contest.train
+
+    def train(spec: Any, *args: Any, **kwargs: Any) -> Run:
+        if spec.name == "r3gan":
+            raise Diverged("phase 'critic' was no longer finite in step 3")
+        return honest(spec, *args, **kwargs)
+
+    monkeypatch.setattr(contest, "train", train)
+    record = duel(small, entries("r3gan", "consistency"), tmp_path, rules=RULES)
+    assert "no longer finite" in record.contenders[0].failed
+    assert not record.contenders[0].points
+    assert record.choice.chosen is not None
+    assert "no longer finite" in (tmp_path / "index.html").read_text()
+
+
+def test_constraints_decide(small: DataSet, tmp_path: Path) -> None:
+    rules = Rules(settings=RULES.settings, n=24, exam=0, best="kid", at_most={"latency_ms": 1.5})
+    record = duel(small, entries("edm"), tmp_path, rules=rules)
+    assert record.choice.chosen is not None
+    assert record.choice.chosen.name == "edm, 1 step"
+    assert {name for name, _ in record.choice.dropped} == {f"edm, {n} steps" for n in (2, 4, 8, 18, 35)}
+
+
+def test_names_of_points() -> None:
+    assert point_name("r3gan", {}) == "r3gan"
+    assert point_name("edm", {"steps": 1}) == "edm, 1 step"
+    assert point_name("edm", {"steps": 8, "guidance": 2.0}) == "edm, 8 steps, 2.0 guidance"

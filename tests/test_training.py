@@ -1,0 +1,191 @@
+"""Budgets, schedules, the guard against NaN, --force, logs: what the loop promises whatever it trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import made_up
+from torch import Tensor
+
+from diptych import catalog
+from diptych.budget import Budget
+from diptych.errors import Diverged, RunError, WrongUse
+from diptych.files import read_tensors
+from diptych.loop import plan, train
+from diptych.method import Batch, Clock, Loss, constant, warmup_cosine
+from diptych.probe import probe
+from diptych.runs import Run
+from diptych.training import Settings, Training
+
+EDM = catalog.recipe("edm")
+SETTINGS = Settings(budget="48-images", ticks=2, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("20M-images", Budget(2e7, "images")),
+        ("640-images", Budget(640, "images")),
+        ("1.5k images", Budget(1500, "images")),
+        ("30m", Budget(1800, "seconds")),
+        ("90s", Budget(90, "seconds")),
+        ("1.5h", Budget(5400, "seconds")),
+        ("5e17flop", Budget(5e17, "flop")),
+        ("3PFLOP".lower().replace("pflop", "Pflop"), Budget(3e15, "flop")),
+    ],
+)
+def test_budgets(text: str, budget: Budget) -> None:
+    assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "soon", "30", "-5m", "0s", "5 apples", "1e400m", "m", "nan-images"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(WrongUse, match="30m") as error:
+        Budget.parse(text)
+    assert repr(text) in str(error.value)
+
+
+def test_a_budget_buys_images() -> None:
+    assert Budget.parse("10s").images(rate=100, flops=1) == 1000
+    assert Budget.parse("1e9flop").images(rate=1, flops=1e6) == 1000
+    assert Budget.parse("7-images").images(rate=1, flops=1) == 7
+
+
+def test_schedules() -> None:
+    assert constant(Clock(5, 10, 1)) == 1
+    assert warmup_cosine(Clock(0, 1000, 0)) < 0.1
+    assert warmup_cosine(Clock(20, 1000, 0)) == pytest.approx(1)
+    assert warmup_cosine(Clock(510, 1000, 0)) == pytest.approx(0.5)
+    assert warmup_cosine(Clock(1000, 1000, 0)) == pytest.approx(0)
+    assert warmup_cosine(Clock(1000, 1000, 0), final=0.25) == pytest.approx(0.25)
+
+
+def test_flops_are_those_of_the_formula() -> None:
+    """A linear layer of a by b costs 2ab forward, and twice that backward; the input needs no gradient."""
+    training = Training(EDM(made_up().train, **EDM.small), made_up().train, 1000, Settings(device="cpu"))
+    weight = torch.nn.Parameter(torch.randn(30, 20))
+
+    def loss(batch: Batch, clock: Clock) -> Loss:
+        return (batch.image.flatten(1)[:, :20] @ weight.T).square().mean(), {}
+
+    training.phases = [replace(training.phases[0], loss=loss, optimizer=torch.optim.AdamW([weight]))]
+    counted = probe(lambda total: training, Budget(100, "images"), steps=1, seconds=0).flop_per_image
+    assert counted == 2 * (2 * 30 * 20)
+
+
+def test_plan_predicts_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected = plan(EDM, made_up(), arguments=EDM.small, settings=replace(SETTINGS, budget="2s"))
+    assert expected.images == pytest.approx(2 * expected.images_per_s, rel=0.01)
+    assert expected.disk_mib > 0
+    assert expected.memory_mib > 0
+    assert not list(tmp_path.iterdir())
+
+
+class Breaks(Exception):
+    """Planted."""
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """From this step on the second phase of r3gan is not finite."""
+    from diptych.methods.r3gan import R3GAN
+
+    healthy = R3GAN.generator_loss
+
+    def loss(self: R3GAN, batch: Batch, clock: Clock) -> Loss:
+        value, logs = healthy(self, batch, clock)
+        return value * (math.nan if clock.step >= at else 1), logs
+
+    monkeypatch.setattr(R3GAN, "generator_loss", loss)
+
+
+def test_nan_stops_names_the_phase_and_keeps_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = catalog.recipe("r3gan")
+    with monkeypatch.context() as patch:
+        poisoned(patch, at=4)
+        with pytest.raises(Diverged, match="'generator' was no longer finite in step 4"):
+            train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
+    run = Run(tmp_path / "run")
+    assert [line["images"] for line in run.log()] == [24]
+    tensors, _ = read_tensors(run.state_file)
+    assert all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
+    finished = train(spec, made_up(), run.path, arguments=spec.small, settings=SETTINGS)  # the cause is gone
+    assert finished.finished
+
+
+def test_force_goes_on_with_new_arguments(tmp_path: Path) -> None:
+    run = train(EDM, made_up(), tmp_path / "run", arguments=EDM.small, settings=SETTINGS)
+    longer = replace(SETTINGS, budget="96-images")
+    with pytest.raises(RunError, match="48-images, now 96-images"):
+        train(EDM, made_up(), run.path, arguments=EDM.small, settings=longer)
+    again = train(EDM, made_up(), run.path, arguments=EDM.small, settings=longer, force=True)
+    assert again.spent["images"] == 96
+    assert [line["images"] for line in again.log()][:2] == [24, 48]
+    assert again.recipe["settings"]["budget"] == "96-images"
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.txt").write_text("keep")
+    with pytest.raises(RunError, match="not empty and not a run"):
+        train(EDM, made_up(), tmp_path, arguments=EDM.small, settings=SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
+
+
+def test_the_exam_and_the_watch_are_told(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    run = train(
+        EDM,
+        made_up(),
+        tmp_path / "run",
+        arguments=EDM.small,
+        settings=SETTINGS,
+        examine=lambda model: {"score": float(model.sample([1]).float().mean())},
+        watch=lambda clock, logs: seen.append((clock.images, len(logs))),
+    )
+    assert all("score" in line["exam"] for line in run.log())
+    assert seen[-1][0] == 48
+    assert seen[-1][1] >= 2
+
+
+def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(EDM, made_up(), tmp_path / "run", arguments=EDM.small, settings=SETTINGS)
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("losses/denoiser")
+    assert [event.step for event in scalars] == [24, 48]
+    assert scalars[0].value == pytest.approx(run.log()[0]["losses"]["denoiser"], rel=1e-5)
+
+
+def test_learning_rate_follows_the_clock_not_the_past() -> None:
+    training = Training(EDM(made_up().train, **EDM.small), made_up().train, 1000, Settings(device="cpu"))
+    phase = training.phases[0]
+    batch = training.data.batch(0, 0, training.batch)
+    for images in (500, 0, 500):
+        training.take_turn(0, phase, batch, Clock(images, 1000, 0))
+        peak = phase.optimizer.param_groups[0]["peak_lr"]
+        expected = peak * warmup_cosine(Clock(images, 1000, 0))
+        assert phase.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_gradient_is_clipped() -> None:
+    training = Training(EDM(made_up().train, **EDM.small), made_up().train, 1000, Settings(device="cpu"))
+    loud = replace(
+        training.phases[0], loss=lambda batch, clock: (1e6 * training_loss(training, batch), {}), clip=0.5
+    )
+    training.take_turn(0, loud, training.data.batch(0, 0, 8), Clock(0, 1000, 0))
+    norm = torch.stack([p.grad.norm() for p in loud.parameters if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(0.5, rel=1e-3)
+    assert training.logs.means()["denoiser_gradient"] > 100  # what is logged is the norm before clipping
+
+
+def training_loss(training: Training, batch: Batch) -> Tensor:
+    return training.phases[0].loss(batch, Clock(0, 1000, 0))[0]
