@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import made_up
 
+from conftest import made_up
 from diptych import catalog, contest
 from diptych.contest import Entry, Rules, duel, point_name
 from diptych.data.images import DataSet

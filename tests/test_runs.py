@@ -1,4 +1,4 @@
-"""Run directories and files: round trips, atomic writes, and what a damaged or hostile file may do (nothing)."""
+"""Run directories and files: round trips, atomic writes, and what a damaged or hostile file may do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from diptych.adversarial.latent import LatentModel, LatentOptions
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_json, read_state, read_tensors, write, write_json, write_state, write_tensors
+from diptych.files import read_json, read_state, write, write_json, write_state, write_tensors
 from diptych.model import Condition, Noise
 from diptych.networks.r3gan import R3Generator
 from diptych.runs import Run, load_model, open_run, save_model

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import made_up
 from torch import Tensor
 
+from conftest import made_up
 from diptych import catalog
 from diptych.budget import Budget
 from diptych.errors import Diverged, RunError, WrongUse

@@ -13,13 +13,20 @@ import cyclopts
 from diptych import __version__
 
 HELP = """
-GANs and diffusion models, side by side: train both on your images, measure them with one ruler, ship one.
+GANs and diffusion models, side by side: train both on your images, measure
+them with one ruler, ship the better one.
 
-Begin with   diptych duel digits, or with your own images:
-`diptych duel photos/ --size 64 --budget 30m --at-most latency_ms=50`
+Begin with
 
-A run is a directory; the same command again resumes it. Results go to stdout (--json for machines), progress
-and warnings to stderr. Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted (a checkpoint was written).
+    diptych duel digits
+
+or with your own images:
+
+    diptych duel photos/ --size 64 --budget 30m --at-most latency_ms=50
+
+A run is a directory; the same command again resumes it. Results go to stdout
+(--json for machines), progress and warnings to stderr. Exit codes: 0 done,
+1 failed, 2 wrong use, 130 interrupted (a checkpoint was written).
 """
 
 VERBS = {
@@ -41,8 +48,9 @@ app = cyclopts.App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb, line in VERBS.items():
-    app.command(f"diptych.cli.{verb}:{'app' if verb in ('train', 'data') else verb}", name=verb, help=line)
+for place, (verb, line) in enumerate(VERBS.items()):
+    target = f"diptych.cli.{verb}:{'app' if verb in ('train', 'data') else verb}"
+    app.command(target, name=verb, help=line, sort_key=place)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

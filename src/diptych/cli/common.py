@@ -96,6 +96,11 @@ class Pace:
     ] = 20
 
 
+Options = Annotated[
+    str, Parameter(help="The model's own options: --steps 4, --guidance 2, --truncation 0.7.")
+]
+
+
 def say_on_stderr() -> None:
     """Sends the package's log to stderr, plainly."""
     from rich.console import Console

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, data_of, say_on_stderr, show, table, with_options
+from diptych.cli.common import Json, Options, data_of, say_on_stderr, show, table, with_options
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
     data: Annotated[str | None, Parameter(help="Where the run's data is now, if it was moved.")] = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
-    **options: str,
+    **options: Options,
 ) -> None:
     """Measure runs on the held-out images of their data.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, say_on_stderr, show, with_options
+from diptych.cli.common import Json, Options, say_on_stderr, show, with_options
 
 
 def export(
@@ -16,7 +16,7 @@ def export(
     *,
     out: Annotated[Path, Parameter(help="The .onnx file.")],
     as_json: Json = False,
-    **options: str,
+    **options: Options,
 ) -> None:
     """One ONNX file that turns noise (and labels) into images, checked in onnxruntime against the run itself.
 

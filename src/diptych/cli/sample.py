@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, numbers, say_on_stderr, show, with_options
+from diptych.cli.common import Json, Options, numbers, say_on_stderr, show, with_options
 
 
 def sample(
@@ -23,7 +23,7 @@ def sample(
     batch: Annotated[int, Parameter(help="Images drawn at once; changes nothing but speed and memory.")] = 64,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
-    **options: str,
+    **options: Options,
 ) -> None:
     """Draw images from a run.
 

@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from diptych.data.images import Images
 from diptych.diffusion.denoiser import Denoiser, EDMDenoiser
-from diptych.diffusion.model import DiffusionModel, DiffusionOptions
-from diptych.method import Batch, Clock, Loss, Method, Phase, adam, warmup_cosine
-from diptych.methods.edm import by_size, load_denoiser, unet_for
+from diptych.diffusion.model import DiffusionOptions
+from diptych.method import Batch, Clock, Loss
+from diptych.methods.denoising import DenoiserMethod, by_size, load_denoiser, unet_for
 from diptych.recipe import Recipe, recipe
 
 
-class Consistency(Method):
+class Consistency(DenoiserMethod):
     """Trains a denoiser to give the same clean image from each two neighbouring noise levels."""
 
     def __init__(
@@ -32,20 +30,9 @@ class Consistency(Method):
         huber: float = 0.0,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
-        super().__init__()
-        self.model: DiffusionModel = DiffusionModel(denoiser, options)
-        self.lr, self.huber = lr, huber
+        super().__init__(denoiser, lr, options)
         self.q, self.stages, self.first_stage = q, stages, first_stage
-        self.P_mean, self.P_std = P_mean, P_std
-
-    @property
-    def denoiser(self) -> Denoiser:
-        """The network in training, as the model sees it."""
-        return self.model.denoiser
-
-    def phases(self) -> Sequence[Phase]:
-        """One: the denoiser learns."""
-        return [Phase("denoiser", self.loss, adam(self.denoiser, self.lr), lr_scale=warmup_cosine, clip=1.0)]
+        self.P_mean, self.P_std, self.huber = P_mean, P_std, huber
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """||f(x_t, t) - sg f(x_r, r)|| / (t - r), the same noise in both (equations 9 to 12)."""
