@@ -20,7 +20,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@touch $@
 
 duel: setup
-	@$(BIN)/diptych duel digits --budget $(BUDGET) --at-most latency_ms=50 --out duel/digits
+	@$(BIN)/diptych duel digits --budget $(BUDGET) --ticks 8 --at-most latency_ms=50 --out duel/digits
 
 test: lint types unit
 

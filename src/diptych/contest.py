@@ -48,7 +48,7 @@ class Rules:
 
     settings: Settings = field(default_factory=Settings)
     n: int = 2000  # fakes and reals that each score looks at, at most
-    exam: int = 256  # the same at each tick of training; 0: none
+    exam: int = 128  # the same at each tick of training; 0: none
     best: str = "fid"
     at_most: Mapping[str, float] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)

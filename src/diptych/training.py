@@ -27,7 +27,7 @@ class Settings:
     seed: int = 0
     microbatch: int = 0  # images that go through the networks at once; 0: the whole batch
     precision: str = "auto"
-    ticks: int = 20  # log lines, sample sheets and checkpoints in a whole training
+    ticks: int = 10  # log lines, sample sheets and checkpoints in a whole training
     device: str = "auto"
 
     def __post_init__(self) -> None:

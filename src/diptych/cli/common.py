@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -93,7 +93,7 @@ class Pace:
     ] = 0
     ticks: Annotated[
         int, Parameter(help="Log lines, sample sheets and checkpoints in the whole training.")
-    ] = 20
+    ] = 10
 
 
 Options = Annotated[
@@ -184,7 +184,7 @@ def data_of(run: Path, source: str | None = None) -> DataSet:
     return data
 
 
-def reports_in(paths: Iterable[Path]) -> list[Report]:
+def reports_in(paths: Sequence[Path]) -> list[Report]:
     """Every report of these runs, duels (their directories) or report files.
 
     Raises DiptychError where there are none.
@@ -200,8 +200,11 @@ def reports_in(paths: Iterable[Path]) -> list[Report]:
             else sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json"))
         )
         if not files:
-            raise DiptychError(f"{path} has not been measured", f"diptych evaluate {path}")
+            logging.getLogger("diptych").warning("%s has not been measured: diptych evaluate %s", path, path)
         found += [Report.from_json(read_json(file)) for file in files]
+    if not found:
+        names = " ".join(map(str, paths))
+        raise DiptychError(f"nothing in {names} has been measured", f"diptych evaluate {names}")
     return found
 
 

@@ -50,7 +50,7 @@ def duel(
     n: Annotated[
         int, Parameter(group=RULES, help="Fakes and reals that each score looks at, at most.")
     ] = 2000,
-    exam: Annotated[int, Parameter(group=RULES, help="The same at each tick of training; 0: none.")] = 256,
+    exam: Annotated[int, Parameter(group=RULES, help="The same at each tick of training; 0: none.")] = 128,
     ingest: Ingest = Ingest(),
     pace: Pace = Pace(),
     out: Annotated[Path, Parameter(group=OUTPUT, help="Where runs and the page go.")] = Path("duel"),

@@ -62,7 +62,7 @@ def command(spec: RecipeSpec) -> Any:
     own: dict[str, tuple[Any, Any]] = {
         "exam": (
             Annotated[int, Parameter(group=TRAINING, help="Samples scored at each tick; 0: none.")],
-            256,
+            128,
         ),
         "force": (
             Annotated[bool, Parameter(group=TRAINING, negative="", help="Go on though arguments changed.")],
