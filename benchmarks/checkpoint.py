@@ -5,7 +5,7 @@
 The state is that of a real training: weights, averages, both moments of AdamW. Saving: ours writes to a
 temporary name, flushes it to the disk (fsync) and renames, and so does torch.save beside it; then both again
 without the fsync, because how long that takes is the disk's affair alone. Loading ends when all is copied
-into a training's own tensors; torch.load has weights_only=True. One thread, for it is copying that is measured.
+into a training's own tensors; torch.load has weights_only=True. One thread: copying is what is measured.
 Targets: save >= 1.8 times, load >= 3 times as fast.
 """
 

@@ -4,8 +4,8 @@
 
 Ours is what `diptych train` runs between ticks: data, seeding, phases, clipping, averages, logs, the guard
 against NaN, the progress bar's questions. The bare one has its batches ready, and does forward, backward, a
-fused AdamW and averaged weights, nothing else. Both compute the recipe's own loss. Two threads on a machine
-that is busy with other work wait for each other most of the time: measure with as many as there are idle cores.
+fused AdamW and averaged weights, nothing else. Both compute the recipe's own loss. On a busy machine
+two threads spend their time waiting for each other: use no more --threads than there are idle cores.
 Target: ours >= 0.95 of the bare one's rate.
 """
 

@@ -2,10 +2,10 @@
 
     python benchmarks/step.py [--edm FOLDER] [--width 32] [--batch 64] [--rounds 9] [--out results.json]
 
-Ours is the whole step of an edm training: batch, loss, clipping, fused AdamW, averages, logs. The peers do less:
-forward, a mean squared error, backward and their usual optimizer (AdamW; Adam in EDM), without averages.
+Ours is the whole step of an edm training: batch, loss, clipping, fused AdamW, averages, logs. The peers do
+less: forward, a mean squared error, backward and their usual optimizer (AdamW; Adam in EDM), no averages.
 diffusers is used where it is installed; EDM's SongUNet where --edm names a checkout of github.com/NVlabs/edm.
-Each is in a process of its own, ours with the allocator as `train` sets it; FLOPs are counted by torch, and the
+Each is in a process of its own, ours with the allocator as `train` sets it; torch counts the FLOPs, and the
 ratio is of GFLOP/s. Targets: >= 1.4 times diffusers, >= 1.1 times SongUNet, optimizer + averages >= 3 times.
 """
 
@@ -48,7 +48,7 @@ def ours(args: argparse.Namespace) -> Step:
 
 
 def plain(call: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, batch: int) -> Step:
-    """Forward, mean squared error, backward, optimizer; call(x, t) with t in 0..1 returns what the network says."""
+    """Forward, mean squared error, backward, optimizer; call(x, t) has t in 0..1."""
     x, target, t = torch.randn(batch, 3, SIZE, SIZE), torch.randn(batch, 3, SIZE, SIZE), torch.rand(batch)
 
     def step() -> None:
@@ -151,8 +151,9 @@ def network_steps(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def optimizer_steps(args: argparse.Namespace) -> dict[str, Any]:
-    """AdamW and averaged weights on ready gradients: fused and foreach beside torch's default and EMAModel."""
-    network = UNet((3, SIZE, SIZE), classes=10, width=args.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """AdamW and averaged weights on ready gradients: fused and foreach, and as usual."""
+    network = UNet((3, SIZE, SIZE), classes=10, width=args.width)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for p in network.parameters():
         p.grad = torch.randn_like(p)
     theirs = copy.deepcopy(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -92,12 +93,22 @@ def write_tensors(
 
     def produce(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk shows at once, and flushing is half as long
-                os.posix_fallocate(file.fileno(), 0, 8 + len(head) + ends[-1])
+            reserve(file.fileno(), 8 + len(head) + ends[-1])
             file.write(len(head).to_bytes(8, "little") + head)
             file.writelines(dense[name].reshape(-1).view(torch.uint8).numpy().data for name in order)
 
     write(path, produce)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Takes the space on the disk at once: a full disk shows early, and the flush is shorter."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # a file system that cannot reserve is no reason to stop
+            raise
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -130,7 +141,7 @@ def read_state(path: Path) -> Any:
     tensors, metadata = read_tensors(path)
     try:
         return _fill(json.loads(metadata["skeleton"]), tensors)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise RunError(f"{path} is not a training state") from error
 
 
