@@ -32,7 +32,7 @@ types: $(VENV)/.ready-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready-dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 clean:
 	rm -rf $(VENV) duel .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych import catalog
-from diptych import evaluate as ruler
+from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
 from diptych.exam import (
