@@ -173,6 +173,11 @@ def test_evaluate_then_choose(trained: Path, capsys: pytest.CaptureFixture[str])
     choice = json.loads(capsys.readouterr().out)
     assert choice["chosen"] is not None
     assert len(list((trained / "reports").glob("*.json"))) == 2
+    everything = [
+        str(path) for path in (trained, *trained.iterdir())
+    ]  # what a shell makes of a careless RUN/*
+    assert run(["choose", *everything, "--best", "fid", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["chosen"] == choice["chosen"]
     assert run(["choose", str(trained), "--best", "fdi"]) == 2
     assert "fid" in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -30,7 +30,7 @@ from diptych.model import Model
 from diptych.probe import Plan, probe
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, read_lines, save_model
-from diptych.track import track
+from diptych.track import Tracker
 from diptych.training import Settings, Training
 
 Examine = Callable[[Model], Mapping[str, float]]  # a quick look at the model at each tick
@@ -67,7 +67,7 @@ def train(
     training = build(spec, data, arguments or {}, settings, recorded["images"])
     seconds = resume(run, training) if run.state_file.exists() else 0.0
     loop = Loop(run, training, seconds, recorded["probe"]["flop_per_image"], examine, watch)
-    with interrupts() as interrupted:
+    with interrupts() as interrupted, closing(loop.tracker):
         loop.run_to_the_end(interrupted)
     return Run(run.path)
 
@@ -175,7 +175,7 @@ class Loop:
         self, run: Run, training: Training, seconds: float, flop: float, examine: Examine | None, watch: Watch
     ) -> None:
         self.run, self.training, self.seconds, self.flop = run, training, seconds, flop
-        self.examine, self.watch = examine, watch
+        self.examine, self.watch, self.tracker = examine, watch, Tracker(run.path)
         self.tick_images = -(-training.total // training.settings.ticks)
 
     def run_to_the_end(self, interrupted: threading.Event) -> None:
@@ -219,7 +219,7 @@ class Loop:
         }
         with (self.run.path / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
-        track(self.run.path, line)
+        self.tracker.write(line)
         training.logs.clear()
         self.save()
 

@@ -8,13 +8,27 @@ from pathlib import Path
 from typing import Any
 
 
-def track(directory: Path, line: Mapping[str, Any]) -> None:
-    """Writes a log line's losses and exam as TensorBoard scalars; does nothing without tensorboard."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return
-    from torch.utils.tensorboard import SummaryWriter
+class Tracker:
+    """Writes log lines as TensorBoard scalars over images; does nothing without tensorboard."""
 
-    with SummaryWriter(str(directory / "tensorboard")) as writer:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "tensorboard"
+        self.writer: Any = None
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """The losses and the exam of one log line. After a resume, what was written past it is hidden."""
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.directory), purge_step=line["images"])
         for part in ("losses", "exam"):
             for name, value in line[part].items():
-                writer.add_scalar(f"{part}/{name}", value, line["images"])
+                self.writer.add_scalar(f"{part}/{name}", value, line["images"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self.writer is not None:
+            self.writer.close()

@@ -192,16 +192,14 @@ def reports_in(paths: Sequence[Path]) -> list[Report]:
     from diptych.files import read_json
     from diptych.scores import Report
 
-    found = []
+    found: list[Report] = []
     for path in paths:
-        files = (
-            [path]
-            if path.is_file()
-            else sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json"))
-        )
-        if not files:
+        files = sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json")) or [path]
+        trees = [read_json(file) for file in files if file.suffix == ".json" and file.is_file()]
+        reports = [Report.from_json(tree) for tree in trees if isinstance(tree, dict) and "scores" in tree]
+        if path.is_dir() and not reports:
             logging.getLogger("diptych").warning("%s has not been measured: diptych evaluate %s", path, path)
-        found += [Report.from_json(read_json(file)) for file in files]
+        found += reports
     if not found:
         names = " ".join(map(str, paths))
         raise DiptychError(f"nothing in {names} has been measured", f"diptych evaluate {names}")
