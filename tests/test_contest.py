@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,21 @@ def test_killed_and_run_again_it_continues(small: DataSet, tmp_path: Path, no_st
     again = duel(small, entries("r3gan", "edm"), tmp_path, rules=RULES)
     assert not no_stopwatch  # every report was there
     assert [c.points for c in again.contenders] == [c.points for c in first.contenders]
+    smaller = duel(small, entries("r3gan", "edm"), tmp_path, rules=replace(RULES, n=20))
+    assert no_stopwatch == [1, 6]  # another ruler: nothing of before is taken
+    assert {point.ruler.n for c in smaller.contenders for point in c.points} == {20}
+
+
+def test_a_model_trained_anew_is_measured_anew(
+    small: DataSet, tmp_path: Path, no_stopwatch: list[int]
+) -> None:
+    duel(small, entries("r3gan"), tmp_path, rules=RULES)
+    sheet = (tmp_path / "r3gan" / "samples" / "r3gan.png").read_bytes()
+    longer = replace(RULES, settings=replace(RULES.settings, budget="64-images"))
+    record = duel(small, entries("r3gan"), tmp_path, rules=longer, force=True)
+    assert no_stopwatch == [1, 1]
+    assert record.contenders[0].points[0].training["images"] == 64
+    assert (tmp_path / "r3gan" / "samples" / "r3gan.png").read_bytes() != sheet
 
 
 def test_a_contender_that_diverges_is_shown_as_such(

@@ -16,7 +16,7 @@ from diptych.catalog import metrics as all_metrics
 from diptych.choice import choose
 from diptych.data.images import DataSet
 from diptych.errors import Diverged
-from diptych.exam import QuickExam, evaluate, floor_of, nearest_training_images
+from diptych.exam import Exam, QuickExam, evaluate, floor_of, nearest_training_images
 from diptych.files import read_json, write_json
 from diptych.loop import train, versions
 from diptych.machine import machine
@@ -26,7 +26,7 @@ from diptych.recipe import RecipeSpec
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
-from diptych.scores import Estimate, Report
+from diptych.scores import Estimate, Report, RulerCard
 from diptych.training import Settings
 
 log = logging.getLogger("diptych")
@@ -125,17 +125,18 @@ def measured(
     if not failed:
         model = run.model(rules.settings.device)
         names = {point_name(entry.name, setting): setting for setting in model.dial()}
+        card = Exam(None, data, n=rules.n, seed=rules.settings.seed).card
+        done = {name: report for name in names if (report := still_valid(run, name, card))}
         for name, setting in names.items():
-            model_here = model.using(**setting)
             file = run.path / "samples" / f"{slug(name)}.png"
             samples[name] = str(file.relative_to(out))
-            if not file.exists():
-                pictures.save(grid(model_here, data), file)
-        points = measured_points(entry, run, model, names, data, rules, floor)
+            if name not in done:
+                pictures.save(grid(model.using(**setting), data), file)
         file = run.path / "samples" / "neighbours.png"
         neighbours = str(file.relative_to(out))
-        if not file.exists():
+        if len(done) < len(names):
             pictures.save(neighbour_sheet(model, data), file)
+        points = measured_points(entry, run, model, names, done, data, rules, floor)
     return Contender(
         name=entry.name,
         recipe=entry.spec.name,
@@ -155,13 +156,13 @@ def measured_points(
     run: Run,
     model: Model,
     names: Mapping[str, Mapping[str, Any]],
+    done: Mapping[str, Report],
     data: DataSet,
     rules: Rules,
     floor: Mapping[str, Estimate],
 ) -> list[Report]:
     """One report for each setting; speed in one process of its own for all that are missing."""
-    files = {name: run.path / "reports" / f"{slug(name)}.json" for name in names}
-    done = {name: report for name, file in files.items() if (report := still_valid(file, run, rules))}
+    done = dict(done)
     missing = [name for name in names if name not in done]
     speeds = measure_speed(model, [names[name] for name in missing]) if missing else []
     for name, speed in zip(missing, speeds, strict=True):
@@ -180,19 +181,23 @@ def measured_points(
             training=run.spent,
         )
         tree = report.to_json() | {"scores": {k: asdict(v) for k, v in {**report.scores, **speed}.items()}}
-        write_json(files[name], tree)
+        write_json(report_file(run, name), tree)
         done[name] = Report.from_json(tree)
     return [done[name] for name in names]
 
 
-def still_valid(file: Path, run: Run, rules: Rules) -> Report | None:
-    """A report from before, if it was made of this very training with this very ruler."""
+def report_file(run: Run, name: str) -> Path:
+    """Where the report of a point is kept."""
+    return run.path / "reports" / f"{slug(name)}.json"
+
+
+def still_valid(run: Run, name: str, card: RulerCard) -> Report | None:
+    """A report from before, if it was made of this very training with this very ruler, speed included."""
+    file = report_file(run, name)
     if not file.exists():
         return None
     report = Report.from_json(read_json(file))
-    same = (
-        report.training.get("images") == run.spent.get("images") and report.ruler.seed == rules.settings.seed
-    )
+    same = report.ruler == card and report.training == run.spent and "latency_ms" in report.scores
     return report if same else None
 
 
