@@ -11,6 +11,7 @@ from PIL import Image
 
 from diptych.data import DataSet, cache, ingest, open_data, prepare
 from diptych.errors import DataError
+from diptych.files import cache_folder
 
 RNG = np.random.default_rng(6)
 
@@ -148,8 +149,8 @@ def test_scenes_with_captions_and_factors_survive(tmp_path: Path) -> None:
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DIPTYCH_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache.default_place() == Path("/x/diptych")
+    assert cache_folder() == Path("/x/diptych")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.default_place() == Path("~/.cache/diptych").expanduser()
+    assert cache_folder() == Path("~/.cache/diptych").expanduser()
     monkeypatch.setenv("DIPTYCH_CACHE", "/y")
-    assert cache.default_place() == Path("/y")
+    assert cache_folder() == Path("/y")

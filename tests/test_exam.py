@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +15,14 @@ from diptych import catalog
 from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
-from diptych.exam import (
-    Exam,
-    QuickExam,
-    evaluate,
-    extracted,
-    floor_of,
-    measured,
-    metric,
-    nearest_training_images,
-)
+from diptych.evaluation import evaluate, floor_of, measured
+from diptych.exam import Exam, metric, nearest_training_images
+from diptych.features import store
 from diptych.features.extractor import Extractor, extractor
 from diptych.machine import machine
 from diptych.metrics.cost import cost, flops_per_image
 from diptych.model import Condition, Model, Noise, from_uint8
+from diptych.quick import QuickExam
 from diptych.scores import Estimate, Report
 
 QUALITY = ("fid", "kid", "precision_recall", "density_coverage", "cost")
@@ -120,14 +115,14 @@ def test_fakes_have_the_labels_of_the_reals_and_the_seeds_asked_for(digits: Data
 def test_each_part_is_computed_once(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
-    def counted(net: Extractor, images: Tensor, device: torch.device | str, which: str) -> Tensor:
-        calls.append(which)
-        return extracted(net, images, device, which)
+    def counted(*args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        calls.append(kwargs["what"])
+        return store.seen(*args, **kwargs)
 
-    monkeypatch.setattr(ruler, "extracted", counted)
+    monkeypatch.setattr(ruler, "seen", counted)
     exam = Exam(PixelGaussian(digits.train), digits, n=33)
     for _ in range(3):
-        assert exam.features("fake").shape == exam.features("real").shape == (33, exam.extractor().dim)
+        assert exam.features("fake").shape == exam.features("real").shape == (33, exam.extractor.dim)
     # another model of the same data set shares the real side
     Exam(PixelGaussian(digits.train), digits, n=33).features("real")
     assert sorted(calls) == ["fake", "real"]
@@ -198,15 +193,15 @@ def test_wrong_uses(digits: DataSet) -> None:
 
 def test_features_that_are_not_finite_are_named(digits: DataSet) -> None:
     class Broken(Extractor):
-        name, dim, sha256, resize = "broken", 2, "", ""
+        name, dim, sha256, resize, views = "broken", 2, "", "", {"pooled": 2}
 
-        def forward(self, image: Tensor) -> Tensor:
-            return torch.tensor([[0.0, 1.0], [torch.inf, 1.0]])[(image[:, 0, 0, 0] > 9).long()]
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return {"pooled": torch.tensor([[0.0, 1.0], [torch.inf, 1.0]])[(image[:, 0, 0, 0] > 9).long()]}
 
     images = torch.zeros(70, 1, 8, 8, dtype=torch.uint8)
     images[66:] = 10
     with pytest.raises(NotMeasurable, match="not finite for 4 of 70 fake images") as caught:
-        extracted(Broken(), images, "cpu", "fake")
+        store.seen(Broken(), lambda rows: images[rows], 70, "", what="fake", keep=False)
     assert "number 66" in caught.value.hint
 
 

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from diptych.errors import WrongUse
-from diptych.exam import extracted
+from diptych.features import store
 from diptych.features.diptych_0 import DIM, gabors, orthogonal
 from diptych.features.extractor import BUILTIN, extractor, names, to_rgb
 from diptych.metrics.fid import frechet_distance
@@ -27,7 +27,9 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def seen(images: Tensor) -> Tensor:
     """Their features."""
-    return extracted(extractor(), images, "cpu", "given")
+    return store.seen(extractor("diptych-0"), lambda rows: images[rows], len(images), "", keep=False)[
+        "pooled"
+    ]
 
 
 def test_weights_are_the_published_ones() -> None:
@@ -64,7 +66,7 @@ def test_wavelets_tell_directions_apart() -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (4, 48, 40), (1, 100, 100)])
 def test_one_image_has_the_same_features_in_any_company(shape: tuple[int, int, int]) -> None:
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (40, *shape), dtype=np.uint8))
-    together, alone = extractor()(images), torch.cat([extractor()(image[None]) for image in images])
+    together, alone = seen(images), torch.cat([seen(image[None]) for image in images])
     assert together.shape == (40, DIM)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
@@ -74,7 +76,7 @@ def test_grey_is_rgb_with_equal_channels_and_opaque_rgba_is_rgb(digits: tuple[Te
     rgb = grey.expand(-1, 3, -1, -1)
     rgba = torch.cat([rgb, torch.full_like(grey, 255)], 1)
     for same in (rgb, rgba):
-        torch.testing.assert_close(extractor()(grey), extractor()(same))
+        torch.testing.assert_close(seen(grey), seen(same))
 
 
 def test_transparency_is_laid_on_white() -> None:

@@ -11,7 +11,7 @@ from diptych import catalog
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.errors import WrongUse, did_you_mean
-from diptych.exam import evaluate as measure
+from diptych.evaluation import evaluate as measure
 from diptych.loop import Settings
 from diptych.loop import train as run_training
 from diptych.model import Model

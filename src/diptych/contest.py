@@ -16,12 +16,14 @@ from diptych.catalog import metrics as all_metrics
 from diptych.choice import choose
 from diptych.data.images import DataSet
 from diptych.errors import Diverged
-from diptych.exam import Exam, QuickExam, evaluate, floor_of, nearest_training_images
+from diptych.evaluation import evaluate, floor_of
+from diptych.exam import Exam, nearest_training_images
 from diptych.files import read_json, write_json
 from diptych.loop import train, versions
 from diptych.machine import machine
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
+from diptych.quick import QuickExam
 from diptych.recipe import RecipeSpec
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord

@@ -1,36 +1,36 @@
-"""The ruler: an Exam hands metrics what they may look at, evaluate makes a Report of their answers."""
+"""The exam: what metrics may look at, each part computed once; and what a metric is."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from diptych import parallel
 from diptych.data.images import DataSet, Images
-from diptych.errors import NotMeasurable, WrongUse, did_you_mean
+from diptych.errors import NotMeasurable, WrongUse
 from diptych.features.extractor import Extractor, extractor
-from diptych.machine import machine
+from diptych.features.store import content, seen
 from diptych.model import Condition, Model
-from diptych.scores import Estimate, Report, RulerCard
+from diptych.scores import Estimate, RulerCard
 
-log = logging.getLogger("diptych")
-
-VERSION = "1"  # of the metrics' code: rises when a number could change
-QUICK = ("fid", "kid", "density_coverage")
-Which = Literal["real", "fake"]
+VERSION = "2"  # of the metrics' code: rises when a number could change
+Which = Literal["real", "fake", "train"]
+T = TypeVar("T")
 
 
 class Exam:
     """Everything a metric may look at. Each part is computed once, when first asked for.
 
-    `n` is cut to the held-out split. Where `fakes` are given, they stand in for the model's samples.
+    `n` is cut to the held-out images, and to the fakes where images are given in a model's place.
+    `extractor` is a name (see diptych.features), `price` the machine's per hour. With `keep`, the features of
+    the fakes stay on disk for the next exam of the same images. Images are drawn `batch` at a time.
     """
 
     def __init__(
@@ -43,46 +43,84 @@ class Exam:
         extractor: str = "builtin",
         fakes: Images | None = None,
         batch: int = 256,
+        price: float | None = None,
+        keep: bool = True,
     ) -> None:
         if n < 1:
             raise WrongUse(f"n is {n}", "n is how many images are looked at, 1 or more")
-        shape = (
-            model.image_shape
-            if model is not None
-            else fakes.shape
-            if fakes is not None
-            else data.held_out.shape
-        )
-        if tuple(shape) != data.held_out.shape:
+        expected = data.held_out.shape
+        shape = model.image_shape if model is not None else fakes.shape if fakes is not None else expected
+        if tuple(shape) != expected:
             raise WrongUse(
-                f"the fakes are {_size(shape)} but the held-out images are {_size(data.held_out.shape)}",
-                "measure a model on the data that it was trained for",
+                f"the fakes are {_size(shape)} but the held-out images are {_size(expected)}",
+                "measure a model on the data that it was trained for, or bring both to one --size",
             )
-        self.model, self.data, self.seed, self.batch = model, data, seed, batch
-        self.n = min(n, len(data.held_out))
-        self._extractor, self._fakes = extractor, fakes
-        self._features: dict[str, Tensor] = {}
+        self.model, self.data, self.seed, self.batch, self.price = model, data, seed, batch, price
+        self.n = min(n, len(data.held_out), *([] if fakes is None else [len(fakes)]))
+        self._name, self._fakes, self._keep = extractor, fakes, keep
+        self._shared: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ images
 
     def images(self, which: Which) -> Tensor:
-        """uint8 (N, C, H, W) on the CPU: n held-out images, or fakes that have the same labels."""
-        return self.fake if which == "fake" else self.data.held_out.tensor(self.chosen)
+        """uint8 (N, C, H, W) on the CPU: n held-out images, n fakes, or all training images."""
+        if which == "fake":
+            return self.fake
+        return self._training().tensor() if which == "train" else self.data.held_out.tensor(self.chosen)
+
+    def labels(self, which: Which) -> Tensor | None:
+        """int64 (N,) on the CPU, of the same images. Of fakes: what was asked for, or came with them."""
+        if which == "fake":
+            return self._fake_labels()
+        images = self._training() if which == "train" else self.data.held_out
+        rows = slice(None) if which == "train" else self.chosen
+        return None if images.labels is None else torch.from_numpy(np.ascontiguousarray(images.labels[rows]))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the data's classes; none where it has no labels."""
+        return self.data.held_out.class_names if self.data.held_out.labels is not None else ()
 
     @cached_property
     def chosen(self) -> npt.NDArray[np.int64]:
         """Which held-out images are looked at: the first n of a shuffle that never changes."""
-        return _shuffle(len(self.data.held_out))[: self.n]
+        return shuffle(len(self.data.held_out))[: self.n]
 
     @cached_property
     def fake(self) -> Tensor:
-        """The images in question."""
+        """The images in question: drawn with the reals' labels where the model wants labels."""
         if self._fakes is not None:
-            return self._fakes.tensor(slice(0, self.n))
-        model = self.asked("samples")
-        labels = self.data.held_out.labels
-        condition = None
-        if labels is not None and "label" in model.wants:
-            condition = Condition(label=torch.from_numpy(np.ascontiguousarray(labels[self.chosen])))
-        return model.sample(range(self.seed, self.seed + self.n), condition, self.batch)
+            return self._fakes.tensor(self._fake_rows)
+        model, labels = self.asked("samples"), self._fake_labels()
+        whole = torch.zeros(self.n, *model.image_shape, dtype=torch.uint8)
+        for rows in parallel.my_blocks(self.n, self.batch):
+            condition = None if labels is None else Condition(label=labels[rows])
+            seeds = range(self.seed + rows.start, self.seed + rows.stop)
+            whole[rows] = model.sample(seeds, condition, self.batch).cpu()
+        return parallel.united(whole)
+
+    @property
+    def _fake_rows(self) -> npt.NDArray[np.int64]:
+        # sample files are often sorted by class, so that their first n would not do
+        assert self._fakes is not None
+        return np.sort(shuffle(len(self._fakes))[: self.n])
+
+    def _fake_labels(self) -> Tensor | None:
+        if self._fakes is None:
+            return self.labels("real") if self.model is not None and "label" in self.model.wants else None
+        if self._fakes.labels is None or len(self._fakes.class_names) > len(self.classes):
+            return None
+        if any(name not in self.classes for name in self._fakes.class_names):
+            return None
+        place = np.array([self.classes.index(name) for name in self._fakes.class_names])
+        return torch.from_numpy(place[self._fakes.labels[self._fake_rows]])
+
+    def _training(self) -> Images:
+        if not len(self.data.train):
+            raise NotMeasurable(
+                "no training images are known", "measure against the data set of the training"
+            )
+        return self.data.train
 
     def asked(self, what: str) -> Model:
         """The model. Raises NotMeasurable where only images were given."""
@@ -90,18 +128,43 @@ class Exam:
             raise NotMeasurable(f"there is no model here, only images: {what} cannot be had")
         return self.model
 
-    def features(self, which: Which, extractor: str | None = None) -> Tensor:
-        """(N, D) float32 on the CPU. Raises NotMeasurable where a feature is not finite."""
-        name = self.extractor(extractor).name
-        if which == "real":
-            return _real_features(self.data, self.n, name, str(self.device))
-        if name not in self._features:
-            self._features[name] = extracted(self.extractor(name), self.images("fake"), self.device, "fake")
-        return self._features[name]
+    # ---------------------------------------------------------------- features
 
-    def extractor(self, name: str | None = None) -> Extractor:
-        """The feature extractor of this name; this exam's own if none is named."""
-        return extractor(name or self._extractor, self.device)
+    def features(self, which: Which, view: str = "pooled") -> Tensor:
+        """float32 (N, D): what the extractor sees in these images, on the CPU or on the model's CUDA device.
+
+        Raises NotMeasurable where the extractor has no such view, or a feature is not finite.
+        """
+        if view not in self.extractor.views:
+            raise NotMeasurable(
+                f"{self.extractor.name} has no {view} features", f"it has: {', '.join(self.extractor.views)}"
+            )
+        if which == "fake":
+            found = self.shared("fake features", self._fake_features)
+        else:
+            chosen = None if which == "train" else self.n
+            found = _seen_of(
+                self.data, chosen, self._name, str(self.device), view if chosen is None else None
+            )
+        return found[view].to(self.device if self.device.type == "cuda" else "cpu")
+
+    def _fake_features(self) -> dict[str, Tensor]:
+        fake = self.fake
+        key = content(fake) if self._keep else ""
+        return seen(
+            self.extractor,
+            lambda rows: fake[rows],
+            len(fake),
+            key,
+            device=self.device,
+            what="fake",
+            keep=self._keep,
+        )
+
+    @property
+    def extractor(self) -> Extractor:
+        """The feature extractor, where the model is."""
+        return extractor(self._name, self.device)
 
     @cached_property
     def device(self) -> torch.device:
@@ -109,10 +172,17 @@ class Exam:
         first = None if self.model is None else next(self.model.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
+    def shared(self, key: str, compute: Callable[[], T]) -> T:
+        """What `compute` gives, computed once: for work that several metrics need."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        found: T = self._shared[key]
+        return found
+
     @cached_property
     def card(self) -> RulerCard:
         """What this exam's scores are measured with."""
-        ruler = self.extractor()
+        ruler = self.extractor
         return RulerCard(
             extractor=ruler.name,
             extractor_sha256=ruler.sha256,
@@ -126,9 +196,9 @@ class Exam:
 
     def against_real(self) -> Exam:
         """The floor: as many real training images in the fakes' place."""
-        train = self.data.train
-        other = train.subset(np.sort(_shuffle(len(train))[: self.n]))
-        return Exam(None, self.data, n=self.n, seed=self.seed, extractor=self._extractor, fakes=other)
+        train = self._training()
+        other = train.subset(np.sort(shuffle(len(train))[: self.n]))
+        return Exam(None, self.data, n=self.n, seed=self.seed, extractor=self._name, fakes=other)
 
 
 @dataclass(frozen=True)
@@ -137,6 +207,7 @@ class Metric:
 
     name: str
     measure: Callable[[Exam], Mapping[str, Estimate]]
+    asked_only: bool = False  # too dear, or too special, to be measured unless it is named
 
     @property
     def doc(self) -> str:
@@ -147,110 +218,24 @@ class Metric:
         return self.measure(exam)
 
 
-def metric(measure: Callable[[Exam], Mapping[str, Estimate]]) -> Metric:
+Measure = Callable[[Exam], Mapping[str, Estimate]]
+
+
+@overload
+def metric(measure: Measure) -> Metric: ...
+
+
+@overload
+def metric(*, asked_only: bool) -> Callable[[Measure], Metric]: ...
+
+
+def metric(
+    measure: Measure | None = None, *, asked_only: bool = False
+) -> Metric | Callable[[Measure], Metric]:
     """Marks a function as a metric; its name is the function's."""
-    return Metric(measure.__name__, measure)
-
-
-def evaluate(
-    model: Model,
-    data: DataSet,
-    *,
-    name: str,
-    recipe: str,
-    options: Mapping[str, Any] | None = None,
-    n: int = 2000,
-    seed: int = 0,
-    extractor: str = "builtin",
-    metrics: Sequence[str] | None = None,
-    floor: bool | Mapping[str, Estimate] = True,
-    run: str = "",
-    training: Mapping[str, Any] | None = None,
-) -> Report:
-    """One model at one setting, measured against held-out images.
-
-    Metrics that are named must succeed (NotMeasurable otherwise); of all, those that cannot be had are
-    logged and left out. A floor that was measured before (`floor_of`) can be handed in.
-    """
-    exam = Exam(model, data, n=n, seed=seed, extractor=extractor)
-    if exam.n < n:
-        log.info("%d images were asked for; all %d held-out ones are looked at", n, exam.n)
-    if options is None:
-        options = asdict(model.options) if is_dataclass(model.options) else {}  # type: ignore[arg-type]
-    if isinstance(floor, bool):
-        floor = floor_of(data, n=n, seed=seed, extractor=extractor, metrics=metrics) if floor else {}
-    return Report(
-        name=name,
-        recipe=recipe,
-        options=options,
-        scores=measured(exam, metrics, strict=metrics is not None),
-        floor=floor,
-        ruler=exam.card,
-        machine=machine(exam.device),
-        training=training or {},
-        run=run,
-    )
-
-
-def measured(
-    exam: Exam, metrics: Sequence[str] | None = None, *, strict: bool = False
-) -> dict[str, Estimate]:
-    """Scores of these metrics (None: of all). What is not measurable raises if `strict`, else is logged."""
-    scores: dict[str, Estimate] = {}
-    for each in metrics_named(metrics):
-        try:
-            scores |= each(exam)
-        except NotMeasurable as error:
-            if strict:
-                raise
-            # real images in a model's place have no latency: nothing to tell
-            log.log(
-                logging.DEBUG if exam.model is None else logging.WARNING, "%s: %s", each.name, error.message
-            )
-    return scores
-
-
-def metrics_named(names: Sequence[str] | None) -> list[Metric]:
-    """These metrics, or all. Raises WrongUse with the nearest name for one that is not there."""
-    from diptych.catalog import metrics  # the catalog lists the metrics, and the metrics import this module
-
-    known = metrics()
-    for name in names or ():
-        if name not in known:
-            raise WrongUse(f"there is no metric called {name}", did_you_mean(name, list(known)))
-    return list(known.values()) if names is None else [known[name] for name in names]
-
-
-def floor_of(
-    data: DataSet,
-    *,
-    n: int = 2000,
-    seed: int = 0,
-    extractor: str = "builtin",
-    metrics: Sequence[str] | None = None,
-) -> dict[str, Estimate]:
-    """What real training images score in the fakes' place: no model can be expected to do better."""
-    return measured(Exam(None, data, n=n, seed=seed, extractor=extractor).against_real(), metrics)
-
-
-class QuickExam:
-    """The small exam of every training tick, in one unit for all families. The real side is computed once."""
-
-    def __init__(
-        self,
-        data: DataSet,
-        n: int = 512,
-        *,
-        seed: int = 0,
-        extractor: str = "builtin",
-        metrics: Sequence[str] = QUICK,
-    ) -> None:
-        self.data, self.n, self.seed, self.extractor, self.metrics = data, n, seed, extractor, metrics
-
-    def __call__(self, model: Model) -> dict[str, float]:
-        """Score by name; what cannot be measured is left out."""
-        exam = Exam(model, self.data, n=self.n, seed=self.seed, extractor=self.extractor)
-        return {name: estimate.value for name, estimate in measured(exam, self.metrics).items()}
+    if measure is None:
+        return lambda given: Metric(given.__name__, given, asked_only)
+    return Metric(measure.__name__, measure, asked_only)
 
 
 def nearest_training_images(
@@ -258,41 +243,32 @@ def nearest_training_images(
 ) -> npt.NDArray[np.int64]:
     """Indices (N, near) of the training images nearest in features to uint8 (N, C, H, W)."""
     ruler = extractor(extractor_name)
-    known = _train_features(data, ruler.name).double()
-    distance = torch.cdist(extracted(ruler, images, "cpu", "given").double(), known)
-    return distance.topk(min(near, len(known)), largest=False).indices.numpy()
+    known = _seen_of(data, None, extractor_name, "cpu", "pooled")["pooled"].double()
+    given = seen(ruler, lambda rows: images[rows], len(images), "", views=["pooled"], keep=False)["pooled"]
+    return torch.cdist(given.double(), known).topk(min(near, len(known)), largest=False).indices.numpy()
 
 
-@torch.inference_mode()
-def extracted(ruler: Extractor, images: Tensor, device: torch.device | str, which: str) -> Tensor:
-    """Features (N, D) float32 on the CPU of uint8 images. Raises NotMeasurable where one is not finite."""
-    parts = [ruler(block.to(device)).float().cpu() for block in torch.split(images, ruler.block)]
-    features = torch.cat([torch.empty(0, ruler.dim), *parts])
-    odd = ~features.isfinite().all(1)
-    if odd.any():
-        raise NotMeasurable(
-            f"{ruler.name} is not finite for {int(odd.sum())} of {len(odd)} {which} images",
-            f"the first is number {int(odd.nonzero()[0])}",
-        )
-    return features
+@lru_cache(maxsize=6)
+def _seen_of(data: DataSet, n: int | None, name: str, device: str, view: str | None) -> dict[str, Tensor]:
+    """Features of n held-out images, or of all training images; the next model needs them again."""
+    images = data.train if n is None else data.held_out
+    rows = np.arange(len(images)) if n is None else shuffle(len(images))[:n]
+    return seen(
+        extractor(name, device),
+        lambda share: images.tensor(rows[share]),
+        len(rows),
+        f"{images.sha256} {n}",
+        device=device,
+        what="training" if n is None else "real",
+        views=None if view is None else [view],
+    )
 
 
-@lru_cache(maxsize=8)
-def _real_features(data: DataSet, n: int, name: str, device: str) -> Tensor:
-    images = data.held_out.tensor(_shuffle(len(data.held_out))[:n])
-    return extracted(extractor(name, device), images, device, "real")
-
-
-@lru_cache(maxsize=1)
-def _train_features(data: DataSet, name: str) -> Tensor:
-    blocks = (data.train.tensor(slice(start, start + 4096)) for start in range(0, len(data.train), 4096))
-    return torch.cat([extracted(extractor(name), block, "cpu", "training") for block in blocks])
-
-
-def _shuffle(n: int) -> npt.NDArray[np.int64]:
+def shuffle(n: int) -> npt.NDArray[np.int64]:
+    """An order of n images that never changes."""
     return np.random.default_rng([n, 0xE1]).permutation(n)
 
 
-def _size(shape: Sequence[int]) -> str:
+def _size(shape: Any) -> str:
     channels, height, width = shape
     return f"{width}x{height} with {channels} channel{'s' if channels > 1 else ''}"

@@ -31,6 +31,14 @@ _DTYPES = {
 os.umask(UMASK := os.umask(0))  # it can only be read by setting it
 
 
+def cache_folder() -> Path:
+    """$DIPTYCH_CACHE, or diptych in $XDG_CACHE_HOME, or ~/.cache/diptych."""
+    if own := os.environ.get("DIPTYCH_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "diptych"
+
+
 def write(path: Path, produce: Callable[[Path], None]) -> None:
     """Lets `produce` write to a temporary name beside `path`, then moves it there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)

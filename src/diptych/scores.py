@@ -25,11 +25,20 @@ class Estimate:
     better: Better = "lower"
     unit: str = ""
     note: str = ""  # how the interval was made, or a caveat
+    # deviations of the score when the images are drawn anew: the same draws for every model that was measured
+    # on the same held-out images, so that the spread of a difference is told (see comparison.py)
+    replicates: tuple[float, ...] = ()
 
     @classmethod
     def exact(cls, value: float, better: Better = "lower", unit: str = "", note: str = "exact") -> Estimate:
         """A number that was counted, not sampled."""
         return cls(value, value, value, 1, better, unit, note)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> Estimate:
+        """From `asdict`; unknown fields are ignored."""
+        known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
+        return cls(**known | {"replicates": tuple(known.get("replicates", ()))})
 
     def overlaps(self, other: Estimate) -> bool:
         """Whether the two 95 % intervals share a point."""
@@ -104,7 +113,7 @@ class Report:
         """The inverse of `to_json`; unknown fields are ignored, so that older code reads newer reports."""
         known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
         for part in ("scores", "floor"):
-            known[part] = {name: Estimate(**estimate) for name, estimate in known[part].items()}
+            known[part] = {name: Estimate.from_json(estimate) for name, estimate in known[part].items()}
         known["ruler"] = RulerCard(**known["ruler"])
         return cls(**known)
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diptych.choice.outcome import Choice, Limit, bound, plain, said
-from diptych.errors import NotComparable, WrongUse, did_you_mean
+from diptych.comparison import apart, check_rulers
+from diptych.errors import WrongUse, did_you_mean
 from diptych.scores import Better, Report, number
 
 LATENCY = "latency_ms"
@@ -24,9 +25,9 @@ def choose(
 ) -> Choice:
     """The report with the best value of `best` among those that keep the constraints.
 
-    Constraints are checked on values; where an interval contains the limit, that is said. Reports whose
-    interval overlaps the chosen one's are tied with it. Raises WrongUse for an unknown score, NotComparable
-    where the ruler cards differ.
+    Constraints are checked on values; where an interval contains the limit, that is said. Reports that the
+    paired test (without replicates: the intervals) cannot tell from the chosen one are tied with it. Raises
+    WrongUse for an unknown score, NotComparable where the ruler cards differ.
     """
     constraints = {"at_most": dict(at_most), "at_least": dict(at_least)}
     if not reports:
@@ -41,7 +42,7 @@ def choose(
         dropped = tuple((report.name, field.why_out(report)) for report in field.reports)
         return Choice(best, constraints, None, (), pareto, dropped, field.none_passes(), "", field.notes())
     chosen = min(passing, key=field.rank)
-    tied = tuple(r for r in passing if r is not chosen and r.scores[best].overlaps(chosen.scores[best]))
+    tied = tuple(r for r in passing if r is not chosen and not apart(r, chosen, best)[0])
     kept = {report.name for report in (chosen, *tied)}
     dropped = tuple((r.name, field.why_not(r, chosen)) for r in field.reports if r.name not in kept)
     sentence, tie_break = field.sentence(chosen, tied, passing)
@@ -134,16 +135,18 @@ class Field:
             only = f"the only one of {len(self.reports)}" + (f" that keeps {wanted}" if wanted else "")
             text, tie_break = f"{chosen.name} is {only}; its {self.best} is {plain(mine)}", ""
         elif tied:
-            listed = " or ".join(f"{r.name} ({plain(r.scores[self.best])})" for r in tied)
+            listed = " or ".join(
+                f"{r.name} ({plain(r.scores[self.best])}; {apart(r, chosen, self.best)[1]})" for r in tied
+            )
             advice, tie_break = self.tie_break(chosen, tied)
             text = (
                 f"{chosen.name} has the best {said(self.best, mine)}{among}, but it is not decidable at this "
             )
-            text += f"n ({mine.n:,}) whether it is better than {listed}: the intervals overlap. {advice}"
+            text += f"n ({mine.n:,}) whether it is better than {listed}. {advice}"
         else:
             second = min((report for report in passing if report is not chosen), key=self.rank)
             text = f"{chosen.name} has the best {said(self.best, mine)}{among}; the next, {second.name}, has "
-            text += f"{plain(second.scores[self.best])}, and the intervals do not overlap"
+            text += f"{plain(second.scores[self.best])}, and {apart(second, chosen, self.best)[1]}"
             tie_break = ""
         caveats = [f"mind that {caveat}" for caveat in self.straddles(chosen)]
         return "; ".join([text, *caveats]) + ".", tie_break
@@ -187,17 +190,6 @@ def check_names(
             raise WrongUse(f"the limit of {name} is not a number")
         if at_least.get(name, -math.inf) > at_most.get(name, math.inf):
             raise WrongUse(f"{name} cannot be at least {at_least[name]:g} and at most {at_most[name]:g}")
-
-
-def check_rulers(reports: Sequence[Report]) -> None:
-    """Raises NotComparable, naming what differs, where the ruler cards are not all the same."""
-    first = reports[0]
-    for report in reports[1:]:
-        if different := first.ruler.differences(report.ruler):
-            raise NotComparable(
-                f"{first.name} and {report.name} were measured with different rulers: {'; '.join(different)}",
-                "evaluate both with the same data, n, seed and version",
-            )
 
 
 def distinct(reports: Sequence[Report]) -> list[Report]:

@@ -17,7 +17,7 @@ class Choice:
     best: str  # the score that decides
     constraints: Mapping[str, Mapping[str, float]]  # {"at_most": {...}, "at_least": {...}}
     chosen: Report | None  # the best value among those that pass; None where none passes
-    tied: tuple[Report, ...] = ()  # these pass too, and their intervals overlap the chosen one's
+    tied: tuple[Report, ...] = ()  # these pass too, and cannot be told from the chosen one
     pareto: tuple[str, ...] = ()  # not beaten in `best` and latency_ms at once, by their values
     dropped: tuple[tuple[str, str], ...] = ()  # (name, measured reason)
     sentence: str = ""

@@ -33,7 +33,7 @@ def evaluate(
     """
     from diptych.contest import point_name, slug
     from diptych.device import keep_buffers
-    from diptych.exam import evaluate as measure
+    from diptych.evaluation import evaluate as measure
     from diptych.files import write_json
     from diptych.runs import open_run
 

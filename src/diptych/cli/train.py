@@ -22,8 +22,8 @@ def command(spec: RecipeSpec) -> Any:
     """A function whose signature is the recipe's flags and the training's."""
 
     def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
-        from diptych.exam import QuickExam
         from diptych.loop import Settings, plan, train
+        from diptych.quick import QuickExam
 
         say_on_stderr()
         exam, force, dry_run, as_json = (rest.pop(name, default) for name, (_, default) in own.items())

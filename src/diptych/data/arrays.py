@@ -56,7 +56,7 @@ def load_npz(path: Path) -> Stack:
         images.append(arrays["x_test"])
         labels.append(arrays.get("y_test"))
     keys = [image_key, "x_test"][: len(images)]
-    parts, notes = to_uint8_nhwc(images, path)
+    parts, notes = to_uint8_nhwc(images, path, keys)
     class_names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), None)
     return joined(path, keys, parts, labels, class_names, notes)
 
@@ -89,8 +89,13 @@ def _load(path: Path) -> dict[str, Array]:
         ) from error
 
 
-def to_uint8_nhwc(images: Sequence[Array], path: Path) -> tuple[list[UInt8], list[Incident]]:
-    """Detects NHWC, NHW or NCHW, and uint8 or floats in 0..1 or -1..1; the splits are judged together."""
+def to_uint8_nhwc(
+    images: Sequence[Array], path: Path, keys: Sequence[str] = ()
+) -> tuple[list[UInt8], list[Incident]]:
+    """Detects NHWC, NHW or NCHW, and uint8 or floats in 0..1 or -1..1; the splits are judged together.
+
+    Raises DataError for values that are not finite, with the first image that has one, and for other ranges.
+    """
     name, notes = path.name, []
     for array in images:
         if array.ndim not in (3, 4):
@@ -119,6 +124,8 @@ def to_uint8_nhwc(images: Sequence[Array], path: Path) -> tuple[list[UInt8], lis
         )
     low = min((float(array.min()) for array in images if array.size), default=0.0)
     high = max((float(array.max()) for array in images if array.size), default=0.0)
+    for key, array in zip(keys or [""] * len(images), images, strict=True):
+        _check_finite(array, key, path)
     slack = 1e-3  # what half precision and a resize that overshoots by rounding leave
     if not (-1 - slack <= low and high <= 1 + slack):  # also where there is a NaN
         raise DataError(
@@ -126,7 +133,32 @@ def to_uint8_nhwc(images: Sequence[Array], path: Path) -> tuple[list[UInt8], lis
         )
     scale, shift, said = (255.0, 0.0, "0..1") if low >= -slack else (127.5, 127.5, "-1..1")
     notes.append(Incident(name, f"{images[0].dtype} in {said}", "scaled to 0..255"))
+    if scale == 127.5:
+        notes += _mixed_ranges(images, name)
     return [_scaled(array, scale, shift) for array in images], notes
+
+
+def _check_finite(array: Array, key: str, path: Path) -> None:
+    for start in range(0, len(array), 1024):
+        odd = ~np.isfinite(array[start : start + 1024])
+        if odd.any():
+            place = np.unravel_index(int(odd.argmax()), odd.shape)
+            index = start + int(place[0])
+            value = array[(index, *place[1:])]
+            raise DataError(
+                f"{path} holds {value} in image {key}[{index}], the first that is not finite",
+                "leave such images out, or repair what wrote them",
+            )
+
+
+def _mixed_ranges(images: Sequence[Array], name: str) -> list[Incident]:
+    """What looks like 0..1 among images in -1..1, where it is too much for chance."""
+    counts = [int((array.reshape(len(array), -1).min(1) >= 0).sum()) for array in images if len(array)]
+    bright, total = sum(counts), sum(map(len, images))
+    if bright < total / 4:  # a picture without anything darker than middle grey is rare
+        return []
+    what = f"{bright:,} of {total:,} images have no value below 0, as if they were in 0..1"
+    return [Incident(name, what, "taken as -1..1 like the others")]
 
 
 def _channels_last(shape: tuple[int, ...], path: Path) -> bool:

@@ -24,14 +24,6 @@ VERSION = 1  # rises when the same source would be prepared differently
 _CHUNK = 64 << 20  # bytes
 
 
-def default_place() -> Path:
-    """$DIPTYCH_CACHE, or diptych in $XDG_CACHE_HOME, or ~/.cache/diptych."""
-    if own := os.environ.get("DIPTYCH_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "diptych"
-
-
 def entry(place: Path, name: str, made_of: Mapping[str, Any]) -> Path:
     """The folder for these pixels: a readable name and a hash of all that they depend on."""
     text = json.dumps({"version": VERSION, **made_of}, sort_keys=True)

@@ -1,10 +1,12 @@
-"""open_data: from whatever a person has to a DataSet, the same every time."""
+"""open_data and open_whole: from whatever a person has to a DataSet, the same every time."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL
@@ -17,8 +19,11 @@ from diptych.data.images import DataCard, DataSet, Images, Incident, Int64, UInt
 from diptych.data.prepare import prepare_files, prepare_stack, summary
 from diptych.data.sources import DRAWN_AT, Found, find
 from diptych.data.split import given, made_here, pixel_groups, wanted
+from diptych.errors import DataError
+from diptych.files import cache_folder
 
 log = logging.getLogger("diptych")
+HeldOut = float | int | Literal["all"] | None
 
 
 def open_data(
@@ -41,8 +46,30 @@ def open_data(
     cache: where prepared pixels are kept. Without it only those above 2 GiB are, in ~/.cache/diptych.
     Raises DataError where there are too few images, or they cannot be read, and WrongUse for bad arguments.
     """
-    policy = Policy(size, fit, channels)
-    place = Path(cache) if cache is not None else caching.default_place()
+    data = _opened(source, Policy(size, fit, channels), held_out, cache)
+    arguments = {"size": size, "fit": fit, "channels": channels, "held_out": held_out, "flip": flip}
+    return replace(data, train=replace(data.train, flip=flip), card=replace(data.card, arguments=arguments))
+
+
+def open_whole(
+    source: str | Path,
+    *,
+    size: int | None = None,
+    fit: Fit = "crop",
+    channels: Channels | None = None,
+    cache: Path | None = None,
+) -> DataSet:
+    """Every image of a source, in its own order, on the held-out side; the training side is empty.
+
+    For samples that are to be measured, and for reference sets that count whole. Arguments as in `open_data`.
+    """
+    data = _opened(source, Policy(size, fit, channels), "all", cache)
+    arguments = {"size": size, "fit": fit, "channels": channels}
+    return replace(data, card=replace(data.card, name=f"{data.card.name}, all images", arguments=arguments))
+
+
+def _opened(source: str | Path, policy: Policy, held_out: HeldOut, cache: Path | None) -> DataSet:
+    place = Path(cache) if cache is not None else cache_folder()
     with find(source) as found:
         if found.drawn:
             policy = replace(policy, size=policy.size or DRAWN_AT)
@@ -58,10 +85,7 @@ def open_data(
             with caching.workspace(place) as allocate:
                 stack = prepared(found, policy, allocate, str(source))
                 data = _split(stack, found, policy, held_out, str(source), final, keep=cache is not None)
-        train = replace(data.train, flip=flip)
-        arguments = {"size": size, "fit": fit, "channels": channels, "held_out": held_out, "flip": flip}
-        card = replace(data.card, name=found.name, source=str(source), arguments=arguments)
-        return DataSet(train, data.held_out, card)
+        return replace(data, card=replace(data.card, name=found.name, source=str(source)))
 
 
 def prepared(found: Found, policy: Policy, allocate: Allocate, source: str) -> Stack:
@@ -77,20 +101,12 @@ def _split(
     stack: Stack,
     found: Found,
     policy: Policy,
-    held_out: float | int | None,
+    held_out: HeldOut,
     source: str,
     final: Path,
     keep: bool,
 ) -> DataSet:
-    groups, notes = pixel_groups(stack.pixels), list[Incident]()
-    n = len(groups)
-    if stack.held_out is not None:
-        count = None if held_out is None else wanted(held_out, n)
-        train, held, notes = given(groups, stack.held_out, count, found.name)
-    else:
-        held = made_here(groups, wanted(held_out, n) if n >= 4 else 0, source)
-        train = ~held
-    rows = np.flatnonzero(train), np.flatnonzero(held)
+    *rows, notes = _sides(stack, found, held_out, source)
     fit = f"drawn at {policy.size} px" if found.drawn else str(policy)
     stack = replace(stack, incidents=(*stack.incidents, *notes))
     if not keep and stack.pixels.nbytes <= caching.IN_MEMORY:
@@ -107,7 +123,24 @@ def _split(
     return caching.load(final) or data
 
 
-def _data_set(stack: Stack, rows: tuple[Int64, Int64], parts: list[UInt8], fit: str) -> DataSet:
+def _sides(stack: Stack, found: Found, held_out: HeldOut, source: str) -> tuple[Int64, Int64, list[Incident]]:
+    """Which images are trained on, which are held out, and what there is to say about that."""
+    n = len(stack.pixels)
+    if held_out == "all":
+        if n == 0:
+            raise DataError(f"{source} holds no images")
+        return np.arange(0), np.arange(n), []
+    groups, notes = pixel_groups(stack.pixels), list[Incident]()
+    if stack.held_out is not None:
+        count = None if held_out is None else wanted(held_out, n)
+        train, held, notes = given(groups, stack.held_out, count, found.name)
+    else:
+        held = made_here(groups, wanted(held_out, n) if n >= 4 else 0, source)
+        train = ~held
+    return np.flatnonzero(train), np.flatnonzero(held), notes
+
+
+def _data_set(stack: Stack, rows: Sequence[Int64], parts: list[UInt8], fit: str) -> DataSet:
     train, held_out = (_images(stack, r, part) for r, part in zip(rows, parts, strict=True))
     used = np.concatenate(rows)
     counts: dict[str, int] = {}

@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from diptych.data.arrays import Stack
-from diptych.data.cache import default_place, workspace
+from diptych.data.cache import workspace
 from diptych.data.decode import Unreadable, open_image, recolour, strict_pillow
 from diptych.data.files import File, Listing, read_file
 from diptych.data.images import Incident, UInt8
 from diptych.data.near import METHOD, SMALLEST, fingerprints, near_groups
 from diptych.data.prepare import in_threads, summary
 from diptych.data.sources import find
+from diptych.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class _Seen(NamedTuple):
 
 def inspect(source: str | Path) -> Inspection:
     """Reads every image of a source at its own size and reports what is odd; nothing is changed or cached."""
-    with find(source) as found, workspace(default_place()) as allocate:
+    with find(source) as found, workspace(cache_folder()) as allocate:
         if found.listing is not None:
             seen, kept, incidents = _look_at_files(found.listing)
             labels = None if found.listing.labels is None else [found.listing.labels[i] for i in kept]

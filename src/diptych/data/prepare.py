@@ -34,6 +34,14 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
+class MixedSizes(DataError):
+    """Images of different sizes, and no size that all are brought to."""
+
+    def __init__(self, message: str, hint: str, sizes: Counter[tuple[int, int]]) -> None:
+        super().__init__(message, hint)
+        self.sizes = sizes  # (width, height) -> how many
+
+
 class Row(NamedTuple):
     """What became of one file."""
 
@@ -154,14 +162,15 @@ def _incidents(files: Sequence[File], rows: Sequence[Row], policy: Policy) -> li
     return found
 
 
-def _mixed_sizes(sizes: Counter[tuple[int, int]], source: str) -> DataError:
+def _mixed_sizes(sizes: Counter[tuple[int, int]], source: str) -> MixedSizes:
     common = ", ".join(f"{w}x{h} ({n:,})" for (w, h), n in sizes.most_common(4))
     shorter = sorted(min(size) for size in sizes.elements())
     usual = shorter[len(shorter) // 2]
     sensible = max((s for s in (8, 16, 32, 64, 128, 256) if s <= usual), default=8)
-    return DataError(
+    return MixedSizes(
         f"the images in {source} have {len(sizes):,} different sizes: {common}{' ...' * (len(sizes) > 4)}",
         f"give one that all are brought to; --size {sensible} suits these",
+        sizes,
     )
 
 

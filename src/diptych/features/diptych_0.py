@@ -11,6 +11,7 @@ swapped blocks and dropped classes: Spearman 1.00, 1.00, 1.00, and 0.94 to 1.00.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ class Diptych0(Extractor):
 
     name = "diptych-0"
     dim = DIM
+    views: Mapping[str, int] = {"pooled": DIM}
     block = 32
     resize = "bilinear, antialiased, to 32x32"
     opponent: Tensor
@@ -60,9 +62,9 @@ class Diptych0(Extractor):
         self.register_buffer("projection", _tensor(basis * weight[:, None]))
         self.sha256 = _sha256(self.opponent, self.gabor, self.projection)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
         parts = self._parts(resized(to_rgb(image), SIZE), self.opponent, self.gabor)
-        return torch.cat(parts, 1) @ self.projection
+        return {"pooled": torch.cat(parts, 1) @ self.projection}
 
     def _parts(self, image: Tensor, opponent: Tensor, gabor: Tensor) -> list[Tensor]:
         """Groups of pooled maps (N, D_i): order 0 is the image, 1 its moduli, 2 the moduli's moduli."""

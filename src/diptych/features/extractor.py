@@ -6,6 +6,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ import diptych.features
 from diptych.errors import WrongUse, did_you_mean
 
 BUILTIN = "diptych-0"  # what "builtin" means in this version
+HELPERS = {"extractor", "store"}
 
 
 class Extractor(nn.Module, ABC):
@@ -25,29 +27,38 @@ class Extractor(nn.Module, ABC):
     dim: int
     resize: str  # how images reach its input, for the ruler card
     block: int = 64  # images at a time: as many as stay in the processor's cache
+    views: Mapping[str, int]  # "pooled", and perhaps "spatial" and "logits": how many numbers each has
 
     @abstractmethod
-    def forward(self, image: Tensor) -> Tensor:
-        """Features (N, dim) float32 of uint8 images (N, C, H, W), C = 1, 3 or 4."""
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Each view's float32 (N, views[name]) of uint8 images (N, C, H, W), C = 1, 3 or 4.
+
+        "pooled" is what most metrics compare; "spatial" keeps where things are (sFID); "logits" are those of
+        the extractor's own classifier (the Inception Score).
+        """
 
 
 def extractor(name: str = "builtin", device: torch.device | str = "cpu") -> Extractor:
-    """The extractor of this name, ready to use. Raises WrongUse with the nearest name where there is none."""
+    """The extractor of this name, ready to use; "inception:FILE" hands FILE to it.
+
+    Raises WrongUse with the nearest name where there is none.
+    """
     return _built(BUILTIN if name == "builtin" else name, str(device))
 
 
 def names() -> list[str]:
     """Every extractor by name: a file diptych_0.py in this folder is called "diptych-0"."""
     modules = [found.name for found in pkgutil.iter_modules(diptych.features.__path__)]
-    return sorted(name.replace("_", "-") for name in modules if name != "extractor")
+    return sorted(n.replace("_", "-") for n in modules if n not in HELPERS and not n.startswith("_"))
 
 
 @functools.lru_cache(maxsize=4)
 def _built(name: str, device: str) -> Extractor:
-    if name not in names():
-        raise WrongUse(f"there is no feature extractor called {name}", did_you_mean(name, names()))
-    module = importlib.import_module(f"diptych.features.{name.replace('-', '_')}")
-    built: Extractor = module.build()
+    kind, _, where = name.partition(":")
+    if kind not in names():
+        raise WrongUse(f"there is no feature extractor called {kind}", did_you_mean(kind, names()))
+    module = importlib.import_module(f"diptych.features.{kind.replace('-', '_')}")
+    built: Extractor = module.build(where) if where else module.build()
     return built.to(device).eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import enough, normal, proportion, subset_errors
+from diptych.metrics.intervals import enough, from_subsets, normal, proportion
 from diptych.metrics.neighbours import radii, within
 from diptych.scores import Estimate
 
@@ -21,7 +21,7 @@ def density_coverage(exam: Exam) -> Mapping[str, Estimate]:
     """Density: how crowded with reals the fakes are. Coverage: the share of reals with a fake near."""
     real, fake = exam.features("real"), exam.features("fake")
     enough("density and coverage with k = 5", 2 * (K + 1), real, fake)
-    (density, coverage), (spread, error) = both(real, fake).tolist(), subset_errors(both, real, fake).tolist()
+    (density, coverage), (spread, error) = both(real, fake).tolist(), [s.error for s in from_subsets(both, real, fake)]
     low, high = normal(density, spread)
     covered = proportion(coverage, len(real), error)
     return {

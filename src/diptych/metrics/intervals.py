@@ -1,16 +1,21 @@
-"""95 % intervals that several metrics share."""
+"""Standard errors, replicates and 95 % intervals that several metrics share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
 
 Z = 1.959964  # the normal distribution's 97.5 % point
+REPEATS = 100  # replicates of a score
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -36,27 +41,74 @@ def proportion(share: float, n: int, error: float) -> tuple[float, float]:
     return wilson(share, min(n, max(1.0, cases)))
 
 
-def subset_errors(
-    statistic: Callable[[Tensor, Tensor], Tensor],
-    real: Tensor,
-    fake: Tensor,
-    repeats: int = 24,
-    most: int = 1000,
-) -> Tensor:
-    """Standard errors of a statistic's values (S,) over the images of both sets (N, D) and (M, D).
+class Spread(NamedTuple):
+    """How a score moves when the images are drawn anew."""
 
-    The delete-d jackknife (Shao and Wu, 1989): from subsets of half of each set, or of `most`. A bootstrap
-    would repeat images, which are then their own nearest neighbours.
+    error: float  # standard error
+    replicates: tuple[float, ...] = ()  # (REPEATS,) deviations, see Estimate
+
+
+def from_influence(real: Tensor | None, fake: Tensor | None) -> Spread:
+    """Of a score that is about the truth plus the means of these influence values, (N,) and (M,).
+
+    The error is exact; the replicates are a multiplier bootstrap with fixed signs.
     """
-    stream = torch.Generator().manual_seed(0)
-    half = max(1, min(most, len(real) // 2, len(fake) // 2))
+    variance, replicates = 0.0, np.zeros(REPEATS)
+    for side, influence in enumerate((real, fake)):
+        if influence is not None:
+            values = influence.double().cpu().numpy()
+            centred = (values - values.mean()) * math.sqrt(1 / max(1, len(values) - 1) / len(values))
+            variance += float((centred**2).sum())
+            replicates += _signs(len(values), side) @ centred
+    return Spread(math.sqrt(variance), rounded(replicates))
 
-    def subset(features: Tensor) -> Tensor:
-        return features[torch.randperm(len(features), generator=stream)[:half]]
 
-    values = torch.stack([statistic(subset(real), subset(fake)).double() for _ in range(repeats)])
-    smaller = min(len(real), len(fake))
-    return values.std(0) * math.sqrt(half / (smaller - half))
+def from_subsets(
+    statistic: Callable[[Tensor, Tensor], Tensor], real: Tensor, fake: Tensor, most: int = 1000
+) -> list[Spread]:
+    """Of each of a statistic's values (S,), over the images of both sets (N, D) and (M, D).
+
+    The delete-d jackknife (Shao and Wu, 1989). A bootstrap would repeat images, which are then their own
+    nearest neighbours.
+    """
+    pairs, scale = subsets(len(real), len(fake), most)
+    return spreads(torch.stack([statistic(real[a], fake[b]).double().cpu() for a, b in pairs]), scale)
+
+
+def subsets(n: int, m: int, most: int = 1000) -> tuple[list[tuple[Tensor, Tensor]], float]:
+    """REPEATS pairs of rows of n reals and m fakes: half of each set, or `most`; the same ones always.
+
+    Also what the spread of a statistic over them is multiplied by to be that over whole sets.
+    """
+    size = max(1, min(most, n // 2, m // 2))
+    smaller = min(n, m)
+    pairs = [(_rows(n, size, repeat, 0), _rows(m, size, repeat, 1)) for repeat in range(REPEATS)]
+    return pairs, math.sqrt(size / max(1, smaller - size))
+
+
+def spreads(values: Tensor, scale: float) -> list[Spread]:
+    """Of each column of a statistic's values over subsets (REPEATS, S)."""
+    deviations = (values - values.mean(0)).numpy() * scale
+    errors = deviations.std(0, ddof=1)
+    return [Spread(float(e), rounded(d)) for e, d in zip(errors, deviations.T, strict=True)]
+
+
+def rounded(replicates: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Four digits are enough for a standard error, and reports stay short."""
+    return tuple(float(f"{value:.4g}") for value in replicates)
+
+
+@lru_cache(maxsize=4)
+def _signs(n: int, side: int) -> npt.NDArray[np.float64]:
+    # from the raw stream, which NumPy never changes: reports of different versions stay comparable
+    words = np.random.PCG64([n, side]).random_raw(REPEATS * -(-n // 64))
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8)).reshape(REPEATS, -1)
+    return bits[:, :n].astype(np.float64) * 2 - 1
+
+
+def _rows(n: int, size: int, repeat: int, side: int) -> Tensor:
+    order = np.argsort(np.random.PCG64([n, repeat, side]).random_raw(n), kind="stable")
+    return torch.from_numpy(np.sort(order[:size]))
 
 
 def enough(what: str, needed: int, *samples: Tensor) -> None:

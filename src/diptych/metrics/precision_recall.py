@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import enough, proportion, subset_errors
+from diptych.metrics.intervals import enough, from_subsets, proportion
 from diptych.metrics.neighbours import radii, within
 from diptych.scores import Estimate
 
@@ -21,11 +21,11 @@ def precision_recall(exam: Exam) -> Mapping[str, Estimate]:
     """Precision: the share of fakes among the reals. Recall: the share of reals among the fakes."""
     real, fake = exam.features("real"), exam.features("fake")
     enough("precision and recall with k = 3", 2 * (K + 1), real, fake)
-    shares, errors = both(real, fake), subset_errors(both, real, fake)
+    shares, errors = both(real, fake), from_subsets(both, real, fake)
     return {
-        name: Estimate(value, *proportion(value, n, error), n, "higher", "", NOTE)
-        for name, value, error, n in zip(
-            ("precision", "recall"), shares.tolist(), errors.tolist(), (len(fake), len(real)), strict=True
+        name: Estimate(value, *proportion(value, n, spread.error), n, "higher", "", NOTE, spread.replicates)
+        for name, value, spread, n in zip(
+            ("precision", "recall"), shares.tolist(), errors, (len(fake), len(real)), strict=True
         )
     }
 

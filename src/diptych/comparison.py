@@ -1,0 +1,157 @@
+"""Whether two models differ: paired by the images they were measured against. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from statistics import NormalDist, stdev
+from typing import Any
+
+from diptych.errors import NotComparable, NotMeasurable
+from diptych.scores import Better, Report, RulerCard, number
+
+LEVEL = 0.05  # differences with a smaller p-value are called differences
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one model's score is than another's, with its 95 % interval and p-value."""
+
+    score: str
+    names: tuple[str, str]
+    value: float  # first minus second
+    low: float
+    high: float
+    p: float  # two-sided, of no difference
+    better: Better = "lower"
+
+    @property
+    def decided(self) -> bool:
+        """Whether chance alone would seldom make a difference like this one."""
+        return self.p < LEVEL
+
+    @property
+    def winner(self) -> str:
+        """The better one's name by value, "" where they are equal or neither side is better."""
+        if self.value == 0 or self.better == "neither":
+            return ""
+        return self.names[int((self.value > 0) == (self.better == "lower"))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for json.dumps."""
+        return asdict(self) | {"decided": self.decided, "winner": self.winner}
+
+    def __str__(self) -> str:
+        between = f"[{number(self.low)}, {number(self.high)}]"
+        return f"{number(self.value)} {between}, {p_value(self.p)}"
+
+
+def difference(first: Report, second: Report, score: str) -> Difference:
+    """The paired difference of a score between two reports.
+
+    The replicates of both were made by the same draws of the same held-out images, so that what both owe to
+    those images cancels. Raises NotComparable where the rulers differ, NotMeasurable where a report has no
+    such score or it was counted, not sampled.
+    """
+    check_rulers([first, second])
+    for report in (first, second):
+        if score not in report.scores:
+            raise NotMeasurable(f"{report.name} has no {score}", f"it has: {', '.join(report.scores)}")
+        if not report.scores[score].replicates:
+            raise NotMeasurable(f"{score} has no replicates: a paired test needs a score of sampled images")
+    a, b = first.scores[score], second.scores[score]
+    value, degrees = a.value - b.value, len(a.replicates) - 1
+    error = stdev(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
+    half = error * student(0.975, degrees)
+    p = two_sided(value / error, degrees) if error > 0 else float(value == 0)
+    return Difference(score, (first.name, second.name), value, value - half, value + half, p, a.better)
+
+
+def apart(first: Report, second: Report, score: str) -> tuple[bool, str]:
+    """Whether two reports differ in a score, and how that is known.
+
+    By the paired test where both have replicates, else by whether the intervals overlap.
+    """
+    a, b = first.scores[score], second.scores[score]
+    if a.replicates and b.replicates:
+        found = difference(first, second, score)
+        return found.decided, f"paired {p_value(found.p)}"
+    overlap = a.overlaps(b)
+    return not overlap, "the intervals overlap" if overlap else "the intervals do not overlap"
+
+
+def differences(reports: Sequence[Report], score: str) -> list[Difference]:
+    """Of each pair of reports that both have it."""
+    having = [r for r in reports if score in r.scores and r.scores[score].replicates]
+    return [difference(a, b, score) for a, b in combinations(having, 2)]
+
+
+def disagreements(reports: Sequence[Report], score: str = "fid") -> list[str]:
+    """A sentence for each pair of models that two rulers order differently by this score."""
+    rulers: dict[str, dict[str, Report]] = {}
+    for report in reports:
+        rulers.setdefault(report.ruler.extractor, {})[report.name] = report
+    found = []
+    for (first, ours), (second, theirs) in combinations(rulers.items(), 2):
+        for a, b in combinations([name for name in ours if name in theirs], 2):
+            if score not in set.intersection(
+                *(set(side[n].scores) for side in (ours, theirs) for n in (a, b))
+            ):
+                continue
+            one, other = difference(ours[a], ours[b], score), difference(theirs[a], theirs[b], score)
+            if one.winner and other.winner and one.winner != other.winner:
+                found.append(
+                    f"the rulers disagree about {a} and {b}: by {score} {first} prefers {one.winner} "
+                    f"({_sure(one)}), {second} prefers {other.winner} ({_sure(other)})"
+                )
+    return found
+
+
+def check_rulers(reports: Sequence[Report]) -> None:
+    """Raises NotComparable, naming what differs, where the ruler cards are not all the same."""
+    for report in reports[1:]:
+        check_cards(reports[0].name, reports[0].ruler, report.name, report.ruler)
+
+
+def check_cards(name: str, card: RulerCard, other_name: str, other: RulerCard) -> None:
+    """Raises NotComparable, naming what differs, where two ruler cards are not the same."""
+    if different := card.differences(other):
+        raise NotComparable(
+            f"{name} and {other_name} were measured with different rulers: {'; '.join(different)}",
+            "evaluate both with the same data, n, seed, ruler and version",
+        )
+
+
+def two_sided(t: float, degrees: int) -> float:
+    """The p-value of Student's t: by the normal that it is close to (Wallace, 1959; 3 digits from 10 degrees).
+
+    >>> round(two_sided(2.0, 99), 4)
+    0.0482
+    """
+    z = math.sqrt(degrees * math.log1p(t * t / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
+    return math.erfc(z / math.sqrt(2))
+
+
+def student(quantile: float, degrees: int) -> float:
+    """A quantile of Student's t, by the inverse of the same.
+
+    >>> round(student(0.975, 99), 3)
+    1.984
+    """
+    z = NormalDist().inv_cdf(quantile) * (8 * degrees + 3) / (8 * degrees + 1)
+    return math.copysign(math.sqrt(degrees * math.expm1(z * z / degrees)), z)
+
+
+def p_value(p: float) -> str:
+    """As papers print it.
+
+    >>> p_value(0.0312), p_value(1e-7)
+    ('p = 0.031', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def _sure(difference: Difference) -> str:
+    return p_value(difference.p) + ("" if difference.decided else ", not decided")
