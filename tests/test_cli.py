@@ -161,7 +161,7 @@ def test_evaluate_then_choose(trained: Path, capsys: pytest.CaptureFixture[str])
     ]
     for steps in (1, 2):
         assert run([*measure, str(steps)]) == 0
-        (report,) = json.loads(capsys.readouterr().out)
+        (report,) = json.loads(capsys.readouterr().out)["reports"]
         assert report["name"] == "edm, 1 step" if steps == 1 else "edm, 2 steps"
         assert (
             report["scores"]["fid"]["low"]

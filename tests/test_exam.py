@@ -169,7 +169,7 @@ def test_too_few_images_is_an_error_that_names_how_many(
     digits: DataSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Replayer(digits.train)
-    for name, needed in (("fid", 16), ("kid", 4), ("precision_recall", 8), ("density_coverage", 12)):
+    for name, needed in (("fid", 16), ("kid", 4), ("precision_recall", 12), ("density_coverage", 12)):
         with pytest.raises(NotMeasurable, match=f"needs {needed} real.* there are 3"):
             evaluate(model, digits, name="few", recipe="none", n=3, metrics=[name])
     with caplog.at_level(logging.WARNING, "diptych"):

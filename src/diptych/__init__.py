@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # names are imported when they are first used: `import diptych` does not import torch
-    from diptych.api import choose, duel, evaluate, export, load, train
+    from diptych.api import choose, compare, duel, evaluate, export, load, train
     from diptych.catalog import recipes
     from diptych.data import inspect, open_data
     from diptych.model import Condition, Model, Noise
@@ -23,6 +23,7 @@ __all__ = [
     "Report",
     "RulerCard",
     "choose",
+    "compare",
     "duel",
     "evaluate",
     "export",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(("choose", "duel", "evaluate", "export", "load", "train"), "diptych.api"),
+    **dict.fromkeys(("choose", "compare", "duel", "evaluate", "export", "load", "train"), "diptych.api"),
     **dict.fromkeys(("inspect", "open_data"), "diptych.data"),
     **dict.fromkeys(("Condition", "Model", "Noise"), "diptych.model"),
     **dict.fromkeys(("Estimate", "Report", "RulerCard"), "diptych.scores"),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diptych import catalog
 from diptych.data import open_data
-from diptych.data.images import DataSet
+from diptych.data.images import DataSet, Images
 from diptych.errors import WrongUse, did_you_mean
-from diptych.evaluation import evaluate as measure
+from diptych.grading import Grading, grade
 from diptych.loop import Settings
 from diptych.loop import train as run_training
 from diptych.model import Model
 from diptych.recipe import RecipeSpec
-from diptych.runs import Run, load_model, open_run
+from diptych.runs import Run, load_model
 from diptych.scores import Report
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from diptych.report.record import DuelRecord
 
 Source = str | Path | DataSet
+Measurable = str | Path | Model | Images | DataSet
 
 
 def train(
@@ -47,26 +49,33 @@ def load(run: str | Path, device: str = "auto") -> Model:
 
 
 def evaluate(
-    run: str | Path, data: Source | None = None, *, n: int = 2000, seed: int = 0, **options: Any
+    source: Measurable, against: Measurable | None = None, *, n: int = 2000, seed: int = 0, **options: Any
 ) -> Report:
-    """Measures a run on the held-out images of its data, or of `data`.
+    """Measures a run, a saved model, a diffusers pipeline or images, as `compare` does: its report.
 
-    Keyword arguments are the model's options.
+    Keyword arguments are those of `compare` (`ruler`, `metrics`, `split`, `size`) and the model's options.
     """
-    opened_run = open_run(run)
-    recorded = opened_run.recipe["data"]
-    images = opened(data, {}) if data is not None else open_data(recorded["source"], **recorded["arguments"])
-    model = load_model(run).using(**options)
-    return measure(
-        model,
-        images,
-        name=Path(run).name,
-        recipe=opened_run.recipe["recipe"],
-        n=n,
-        seed=seed,
-        run=str(run),
-        training=opened_run.spent,
-    )
+    return compare([source], against, n=n, seed=seed, **options).reports[0]
+
+
+def compare(
+    sources: Sequence[Measurable],
+    against: Measurable | None = None,
+    *,
+    ruler: str | Sequence[str] = "builtin",
+    **rest: Any,
+) -> Grading:
+    """Measures several sources against the same images: a report for each, and paired tests of each two.
+
+    against: a data set, or another source; without it the held-out images of the data that the runs were
+    trained on. ruler: "builtin", "inception:FILE", "dinov2:DIRECTORY", "clip:DIRECTORY", or several of them.
+    Keyword arguments are those of `diptych.grading.grade` (`n`, `metrics`, `split`, `size`, `price`), and
+    options of the models (`steps`).
+    """
+    settings = taken(rest, set(signature(grade).parameters) - {"sources", "against", "rulers", "adjust"})
+    rulers = [ruler] if isinstance(ruler, str) else list(ruler)
+    adjust = (lambda model: (model.using(**rest), rest)) if rest else None
+    return grade(sources, against, rulers=rulers, adjust=adjust, **settings)
 
 
 def choose(

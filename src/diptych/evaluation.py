@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
+from diptych import parallel
 from diptych.data.images import DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.exam import Exam, Metric
@@ -15,6 +16,9 @@ from diptych.model import Model
 from diptych.scores import Estimate, Report
 
 log = logging.getLogger("diptych")
+
+# what a duel puts side by side: quality, diversity, copying, cost
+PANEL = ("fid", "fid_infinity", "kid", "precision_recall", "density_coverage", "vendi", "copying", "cost")
 
 
 def evaluate(
@@ -32,25 +36,48 @@ def evaluate(
     run: str = "",
     training: Mapping[str, Any] | None = None,
     price: float | None = None,
+    strict: bool | None = None,
 ) -> Report:
     """A model at one setting, or images, measured against held-out images.
 
-    Metrics that are named must succeed (NotMeasurable otherwise); of all, those that cannot be had are
-    logged and left out. A floor that was measured before (`floor_of`) can be handed in.
+    Metrics that are named must succeed (NotMeasurable otherwise, unless not `strict`); of all, those that
+    cannot be had are logged and left out. A floor that was measured before (`floor_of`) can be handed in.
     """
-    model, fakes = (None, subject) if isinstance(subject, Images) else (subject, None)
-    exam = Exam(model, data, n=n, seed=seed, extractor=extractor, fakes=fakes, price=price)
+    exam = exam_of(subject, data, n=n, seed=seed, extractor=extractor, price=price)
     if exam.n < n:
         log.info("%s images were asked for; %s are there and are looked at", f"{n:,}", f"{exam.n:,}")
-    if options is None:
-        options = asdict(model.options) if model is not None and is_dataclass(model.options) else {}  # type: ignore[arg-type]
     if isinstance(floor, bool):
         floor = floor_of(data, n=exam.n, seed=seed, extractor=extractor, metrics=metrics) if floor else {}
+    strict = metrics is not None if strict is None else strict
+    scores = measured(exam, metrics, strict=strict)
+    report = report_of(exam, scores, floor, name=name, recipe=recipe, run=run, training=training)
+    return report if options is None else replace(report, options=options)
+
+
+def exam_of(subject: Model | Images, data: DataSet, **settings: Any) -> Exam:
+    """The exam of a model, or of images in a model's place."""
+    if isinstance(subject, Images):
+        return Exam(None, data, fakes=subject, **settings)
+    return Exam(subject, data, **settings)
+
+
+def report_of(
+    exam: Exam,
+    scores: Mapping[str, Estimate],
+    floor: Mapping[str, Estimate],
+    *,
+    name: str,
+    recipe: str,
+    run: str = "",
+    training: Mapping[str, Any] | None = None,
+) -> Report:
+    """Scores with all that they were made with."""
+    options = None if exam.model is None else exam.model.options
     return Report(
         name=name,
         recipe=recipe,
-        options=options,
-        scores=measured(exam, metrics, strict=metrics is not None),
+        options=asdict(options) if is_dataclass(options) else {},  # type: ignore[arg-type]
+        scores=scores,
         floor=floor,
         ruler=exam.card,
         machine=machine(exam.device),
@@ -66,7 +93,7 @@ def measured(
     scores: dict[str, Estimate] = {}
     for each in metrics_named(metrics):
         try:
-            scores |= each(exam)
+            scores |= each(exam) if not each.timed or parallel.rank() == 0 else {}
         except NotMeasurable as error:
             if strict:
                 raise
@@ -74,6 +101,9 @@ def measured(
             log.log(
                 logging.DEBUG if exam.model is None else logging.WARNING, "%s: %s", each.name, error.message
             )
+        finally:
+            if each.timed:
+                parallel.wait()
     return scores
 
 

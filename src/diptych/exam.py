@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -91,13 +92,22 @@ class Exam:
         """The images in question: drawn with the reals' labels where the model wants labels."""
         if self._fakes is not None:
             return self._fakes.tensor(self._fake_rows)
-        model, labels = self.asked("samples"), self._fake_labels()
+        model = self.asked("samples")
         whole = torch.zeros(self.n, *model.image_shape, dtype=torch.uint8)
         for rows in parallel.my_blocks(self.n, self.batch):
-            condition = None if labels is None else Condition(label=labels[rows])
             seeds = range(self.seed + rows.start, self.seed + rows.stop)
-            whole[rows] = model.sample(seeds, condition, self.batch).cpu()
+            whole[rows] = model.sample(seeds, self.condition(rows), self.batch).cpu()
         return parallel.united(whole)
+
+    def condition(self, rows: slice) -> Condition | None:
+        """What a model is asked for in these rows: the reals' labels and captions, where it wants them."""
+        labels, captions = self._fake_labels(), self.data.held_out.captions
+        text = None
+        if captions is not None and "text" in self.asked("captions").wants:
+            text = [captions[i] for i in self.chosen[rows]]
+        if labels is None and text is None:
+            return None
+        return Condition(label=None if labels is None else labels[rows], text=text)
 
     @property
     def _fake_rows(self) -> npt.NDArray[np.int64]:
@@ -107,7 +117,10 @@ class Exam:
 
     def _fake_labels(self) -> Tensor | None:
         if self._fakes is None:
-            return self.labels("real") if self.model is not None and "label" in self.model.wants else None
+            model = self.model
+            # a model of other classes than the reference's cannot be asked for these
+            fits = model is not None and "label" in model.wants and model.classes == len(self.classes)
+            return self.labels("real") if fits else None
         if self._fakes.labels is None or len(self._fakes.class_names) > len(self.classes):
             return None
         if any(name not in self.classes for name in self._fakes.class_names):
@@ -194,6 +207,13 @@ class Exam:
             version=VERSION,
         )
 
+    def seen_by(self, extractor: str) -> Exam:
+        """The same images under another ruler; what was drawn is not drawn again."""
+        other = copy.copy(self)
+        other._name, other._shared = extractor, {}
+        other.__dict__.pop("card", None)
+        return other
+
     def against_real(self) -> Exam:
         """The floor: as many real training images in the fakes' place."""
         train = self._training()
@@ -208,6 +228,7 @@ class Metric:
     name: str
     measure: Callable[[Exam], Mapping[str, Estimate]]
     asked_only: bool = False  # too dear, or too special, to be measured unless it is named
+    timed: bool = False  # measures this machine: one process does it while the others wait
 
     @property
     def doc(self) -> str:
@@ -226,16 +247,16 @@ def metric(measure: Measure) -> Metric: ...
 
 
 @overload
-def metric(*, asked_only: bool) -> Callable[[Measure], Metric]: ...
+def metric(*, asked_only: bool = False, timed: bool = False) -> Callable[[Measure], Metric]: ...
 
 
 def metric(
-    measure: Measure | None = None, *, asked_only: bool = False
+    measure: Measure | None = None, *, asked_only: bool = False, timed: bool = False
 ) -> Metric | Callable[[Measure], Metric]:
     """Marks a function as a metric; its name is the function's."""
     if measure is None:
-        return lambda given: Metric(given.__name__, given, asked_only)
-    return Metric(measure.__name__, measure, asked_only)
+        return lambda given: Metric(given.__name__, given, asked_only, timed)
+    return Metric(measure.__name__, measure, asked_only, timed)
 
 
 def nearest_training_images(

@@ -34,11 +34,15 @@ class Estimate:
         """A number that was counted, not sampled."""
         return cls(value, value, value, 1, better, unit, note)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain types; the replicates are one line of text."""
+        return asdict(self) | {"replicates": " ".join(map(repr, self.replicates))}
+
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Estimate:
-        """From `asdict`; unknown fields are ignored."""
+        """The inverse of `to_json`; unknown fields are ignored."""
         known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
-        return cls(**known | {"replicates": tuple(known.get("replicates", ()))})
+        return cls(**known | {"replicates": tuple(map(float, known.get("replicates", "").split()))})
 
     def overlaps(self, other: Estimate) -> bool:
         """Whether the two 95 % intervals share a point."""
@@ -69,6 +73,18 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(digits, 6)}f}"
+
+
+def point_name(name: str, setting: Mapping[str, Any]) -> str:
+    """What a person calls a point on the dial: "edm, 18 steps"."""
+    return ", ".join(
+        [name, *(f"{value} {key if value != 1 else key.rstrip('s')}" for key, value in setting.items())]
+    )
+
+
+def slug(name: str) -> str:
+    """A point's name as a file name."""
+    return name.replace(", ", "-").replace(" ", "-")
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,10 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for json.dumps."""
-        return asdict(self)
+        tree = {f.name: getattr(self, f.name) for f in fields(self)}
+        for part in ("scores", "floor"):
+            tree[part] = {name: estimate.to_json() for name, estimate in tree[part].items()}
+        return tree | {"ruler": asdict(self.ruler)}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from diptych.scores import Estimate, Report
@@ -42,7 +42,10 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for json.dumps."""
-        return asdict(self) | {"verdict": self.verdict, "decided": self.decided}
+        tree = {f.name: getattr(self, f.name) for f in fields(self)}
+        chosen = None if self.chosen is None else self.chosen.to_json()
+        tree |= {"chosen": chosen, "tied": [report.to_json() for report in self.tied]}
+        return tree | {"verdict": self.verdict, "decided": self.decided}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Choice:

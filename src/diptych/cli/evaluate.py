@@ -1,68 +1,141 @@
-"""diptych evaluate RUN ...: the ruler on the command line."""
+"""diptych evaluate A B C --against photos/: the ruler on the command line."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from diptych.cli.common import Json, Options, data_of, say_on_stderr, show, table, with_options
+from diptych.cli.common import Json, Options, say_on_stderr, show, table, with_options
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from diptych.grading import Grading
+
+RULER = Group("Ruler", sort_key=0)
+IMAGES = Group("Images", sort_key=1)
 
 
 def evaluate(
-    runs: Annotated[list[Path], Parameter(help="Run directories.")],
+    subjects: Annotated[
+        list[str],
+        Parameter(help="Runs, saved models, diffusers pipelines; image folders, zips, .npz, .npy."),
+    ],
     /,
     *,
-    n: Annotated[int, Parameter(help="Fakes and reals looked at, at most.")] = 2000,
-    seed: Annotated[int, Parameter(help="First sampling seed.")] = 0,
-    metric: Annotated[
-        list[str] | None, Parameter(negative="", help="Only these; repeatable. Else all.")
+    against: Annotated[
+        str | None,
+        Parameter(group=IMAGES, help="A data set, or another subject. Else the held-out data of the runs."),
     ] = None,
-    data: Annotated[str | None, Parameter(help="Where the run's data is now, if it was moved.")] = None,
+    split: Annotated[
+        Literal["auto", "held_out", "all"],
+        Parameter(group=IMAGES, help="Which images of it. auto: held out from a run among them, else all."),
+    ] = "auto",
+    size: Annotated[int | None, Parameter(group=IMAGES, help="Pixels that all are brought to.")] = None,
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"], Parameter(group=IMAGES, help="How an image becomes square.")
+    ] = "crop",
+    channels: Annotated[
+        Literal[1, 3, 4] | None, Parameter(group=IMAGES, help="1 grey, 3 colour, 4 with alpha.")
+    ] = None,
+    n: Annotated[int, Parameter(group=RULER, help="Fakes and reals looked at, at most.")] = 2000,
+    ruler: Annotated[
+        list[str] | None,
+        Parameter(
+            group=RULER,
+            negative="",
+            help="builtin, inception:FILE, dinov2:DIRECTORY, clip:DIRECTORY, diptych-0; repeatable.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        Parameter(group=RULER, negative="", help="Only these; repeatable. Else all but the dear ones."),
+    ] = None,
+    seed: Annotated[int, Parameter(group=RULER, help="First sampling seed.")] = 0,
+    floor: Annotated[
+        bool, Parameter(group=RULER, help="Measure real images in the fakes' place too.")
+    ] = True,
+    price: Annotated[float | None, Parameter(group=RULER, help="Of this machine, per hour.")] = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[Path | None, Parameter(help="A .json file for the reports.")] = None,
     as_json: Json = False,
     **options: Options,
 ) -> None:
-    """Measure runs on the held-out images of their data.
+    """Measure runs, models and images against the same images: one table, each score with its interval.
 
-    The model's own options are flags: --steps 4, --guidance 2.
-
-    Each score has a 95 % interval; the floor is what real images score in the fakes' place. The report
-    is kept in RUN/reports, where `diptych choose` finds it.
+    The floor is what real images score in the fakes' place. Pairs are compared by a paired test. Models'
+    own options are flags: --steps 4, --guidance 2. Reports of runs are kept in RUN/reports, where
+    `diptych choose` finds them. Started by torchrun, several processes share the sampling.
     """
-    from diptych.contest import point_name, slug
     from diptych.device import keep_buffers
-    from diptych.evaluation import evaluate as measure
     from diptych.files import write_json
-    from diptych.runs import open_run
+    from diptych.grading import grade
+    from diptych.parallel import joined
 
     say_on_stderr()
+    if out is not None and out.suffix != ".json":
+        raise WrongUse(f"--out {out} is not a .json file")
     keep_buffers()
-    reports = []
-    for path in runs:
-        run = open_run(path)
-        model, changes = with_options(run.model(device), options)
-        name = point_name(path.name, changes)
-        report = measure(
-            model,
-            data_of(path, data),
-            name=name,
-            recipe=run.recipe["recipe"],
+    with joined() as rank:
+        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+        grading = grade(
+            subjects,
+            against,
             n=n,
             seed=seed,
+            rulers=ruler or ["builtin"],
             metrics=metric,
-            run=str(path),
-            training=run.spent,
+            split=split,
+            size=size,
+            fit=fit,
+            channels=channels,
+            adjust=lambda model: with_options(model, options),
+            device=device,
+            price=price,
+            floor=floor,
         )
-        write_json(path / "reports" / f"{slug(name)}.json", report.to_json())
-        reports.append(report)
+        if rank:
+            return
+    keep(grading)
+    if out is not None:
+        write_json(out, grading.to_json())
     if as_json:
-        show([report.to_json() for report in reports])
-        return
-    scores = list(dict.fromkeys(name for report in reports for name in report.scores))
-    rows = [
-        [score, *(str(r.scores.get(score, "")) for r in reports), str(reports[0].floor.get(score, ""))]
-        for score in scores
-    ]
-    table(rows, ["score", *(report.name for report in reports), "floor (real images)"])
+        show(grading.to_json())
+    else:
+        tell(grading)
+
+
+def keep(grading: Grading) -> None:
+    """Leaves reports of runs in their directories."""
+    from diptych.features.extractor import BUILTIN
+    from diptych.files import write_json
+    from diptych.scores import slug
+
+    for report in grading.reports:
+        if report.run:
+            # other rulers in folders of their own, since reports of one folder are compared
+            own = "" if report.ruler.extractor == BUILTIN else slug(report.ruler.extractor)
+            write_json(Path(report.run) / "reports" / own / f"{slug(report.name)}.json", report.to_json())
+
+
+def tell(grading: Grading) -> None:
+    """The tables, the paired differences, the warnings."""
+    for name, reports in grading.rulers.items():
+        card = reports[0].ruler
+        print(f"{name}, n = {card.n:,}, against {card.data}")
+        scores = list(dict.fromkeys(score for report in reports for score in report.scores))
+        rows = [
+            [score, *(str(r.scores.get(score, "")) for r in reports), str(reports[0].floor.get(score, ""))]
+            for score in scores
+        ]
+        table(rows, ["score", *(report.name for report in reports), "floor (real images)"])
+    if grading.differences:
+        rows = [
+            [d.score, f"{d.names[0]} - {d.names[1]}", str(d), d.winner if d.decided else "not decidable"]
+            for d in grading.differences
+        ]
+        table(rows, ["paired test", "difference", "value [95 %], p", "better"])
+    for warning in grading.warnings:
+        logging.getLogger("diptych").warning("%s", warning)

@@ -124,10 +124,14 @@ def to_uint8_nhwc(
         )
     low = min((float(array.min()) for array in images if array.size), default=0.0)
     high = max((float(array.max()) for array in images if array.size), default=0.0)
-    for key, array in zip(keys or [""] * len(images), images, strict=True):
-        _check_finite(array, key, path)
+    if not math.isfinite(low + high):
+        odd = _first_odd(images, keys or ["image "] * len(images))
+        raise DataError(
+            f"{path} holds floats from {low:g} to {high:g}: the first image that is not finite is {odd}",
+            "leave such images out, or repair what wrote them",
+        )
     slack = 1e-3  # what half precision and a resize that overshoots by rounding leave
-    if not (-1 - slack <= low and high <= 1 + slack):  # also where there is a NaN
+    if not (-1 - slack <= low and high <= 1 + slack):
         raise DataError(
             f"{path} holds floats from {low:g} to {high:g}", "uint8 in 0..255, or floats in 0..1 or -1..1"
         )
@@ -138,17 +142,10 @@ def to_uint8_nhwc(
     return [_scaled(array, scale, shift) for array in images], notes
 
 
-def _check_finite(array: Array, key: str, path: Path) -> None:
-    for start in range(0, len(array), 1024):
-        odd = ~np.isfinite(array[start : start + 1024])
-        if odd.any():
-            place = np.unravel_index(int(odd.argmax()), odd.shape)
-            index = start + int(place[0])
-            value = array[(index, *place[1:])]
-            raise DataError(
-                f"{path} holds {value} in image {key}[{index}], the first that is not finite",
-                "leave such images out, or repair what wrote them",
-            )
+def _first_odd(images: Sequence[Array], keys: Sequence[str]) -> str:
+    """The first image with a value that is not finite."""
+    key, array = next((k, a) for k, a in zip(keys, images, strict=True) if not np.isfinite(a).all())
+    return f"{key}[{next(i for i, image in enumerate(array) if not np.isfinite(image).all())}]"
 
 
 def _mixed_ranges(images: Sequence[Array], name: str) -> list[Incident]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from diptych.errors import NotMeasurable, RunError
 from diptych.features.extractor import Extractor
 from diptych.files import cache_folder, read_tensors, write_tensors
-from diptych.parallel import my_blocks, rank, united
+from diptych.parallel import anywhere, my_blocks, rank, united
 
 Views = dict[str, Tensor]
 LIMIT = 4 << 30  # bytes kept on disk; the least recently used go first
@@ -45,8 +45,10 @@ def seen(
     key = "\n".join([sha256, ruler.name, ruler.sha256, ruler.resize, torch.device(device).type, *wanted])
     file = folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     known = _stored(file)
-    views = known or _looked(ruler, block, n, wanted, device, what)
-    if known is None and rank() == 0:
+    if not anywhere(known is None) and known is not None:
+        return known
+    views = _looked(ruler, block, n, wanted, device, what)
+    if rank() == 0:
         _store(file, views)
     return views
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from diptych.choice import Choice
@@ -26,6 +26,11 @@ class Contender:
     neighbours: str = ""  # PNG: a row is a sample and its nearest training images
     spent: Mapping[str, float] = field(default_factory=dict)  # images, seconds, flop
     failed: str = ""  # why, where it did
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for json.dumps."""
+        tree = {f.name: getattr(self, f.name) for f in fields(self)}
+        return tree | {"points": [point.to_json() for point in self.points]}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Contender:
@@ -55,7 +60,9 @@ class DuelRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for json.dumps."""
-        return asdict(self) | {"choice": self.choice.to_json()}
+        tree = {f.name: getattr(self, f.name) for f in fields(self)}
+        tree["contenders"] = [contender.to_json() for contender in self.contenders]
+        return tree | {"choice": self.choice.to_json()}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> DuelRecord:

@@ -1,0 +1,164 @@
+"""Several subjects against the same images: one n, paired differences; on one process and on two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import diptych
+from diptych import parallel
+from diptych.cli import run
+from diptych.errors import WrongUse
+from diptych.features import store
+from diptych.grading import grade
+from diptych.methods.r3gan import r3gan
+from diptych.runs import save_model
+
+QUALITY = ("fid", "kid", "precision_recall")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits as sample files: real ones, noisy ones, and an untrained generator."""
+    place = tmp_path_factory.mktemp("subjects")
+    data = diptych.open_data("digits")
+    pixels = data.train.pixels[:300]
+    noise = np.random.default_rng(0).normal(size=pixels.shape) * 60
+    np.savez(place / "real.npz", arr_0=pixels)
+    np.savez(place / "noisy.npz", arr_0=np.clip(pixels + noise, 0, 255).astype(np.uint8))
+    flat = np.broadcast_to(pixels.mean((1, 2), keepdims=True).round(), pixels.shape)
+    np.savez(place / "flat.npz", arr_0=flat.astype(np.uint8))
+    np.savez(place / "few.npz", arr_0=pixels[:100])
+    torch.manual_seed(0)
+    save_model(r3gan(data.train, width=8).method.model.eval(), place / "generator")
+    return place
+
+
+def test_a_table_of_files_and_a_model(folder: Path) -> None:
+    sources = [folder / "real.npz", folder / "noisy.npz", folder / "generator"]
+    found = grade(sources, "digits", split="held_out", n=250, metrics=QUALITY)
+    names = [report.name for report in found.reports]
+    assert names == ["real", "noisy", "generator"]
+    fid = {report.name: report.scores["fid"] for report in found.reports}
+    assert fid["real"].value < fid["noisy"].value < fid["generator"].value
+    assert {report.ruler.n for report in found.reports} == {250}
+    assert [d.names for d in found.differences] == [
+        ("real", "noisy"),
+        ("real", "generator"),
+        ("noisy", "generator"),
+    ]
+    assert all(d.decided and d.winner == d.names[0] for d in found.differences)
+    # the floor is of the training images, which the real ones are a part of
+    assert found.reports[0].floor["fid"].overlaps(fid["real"])
+
+
+def test_all_are_measured_at_the_n_that_all_have(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "diptych"):
+        found = grade([folder / "few.npz", folder / "noisy.npz"], "digits", metrics=("fid",), floor=False)
+    assert {report.ruler.n for report in found.reports} == {100}
+    assert "n = 100, as many as few has" in caplog.text
+
+
+def test_against_another_subject(folder: Path) -> None:
+    found = grade([folder / "real.npz"], folder / "real.npz", metrics=QUALITY)
+    scores = found.reports[0].scores
+    assert scores["fid"].value == pytest.approx(0, abs=1e-6)
+    assert scores["precision"].value == scores["recall"].value == 1
+    assert found.reports[0].floor == {}
+
+
+def test_the_same_twice_is_not_a_difference(folder: Path) -> None:
+    found = grade([folder / "noisy.npz"] * 2, "digits", metrics=("fid",), floor=False)
+    assert [report.name for report in found.reports] == ["noisy (1)", "noisy (2)"]
+    (difference,) = found.differences
+    assert (difference.value, difference.p, difference.decided) == (0, 1, False)
+
+
+def test_rulers_side_by_side(folder: Path) -> None:
+    sources, rulers = [folder / "flat.npz", folder / "noisy.npz"], ("diptych-0", "brightness")
+    found = grade(sources, "digits", rulers=rulers, metrics=("fid",))
+    assert [(report.name, report.ruler.extractor) for report in found.reports] == [
+        (name, ruler) for name in ("flat", "noisy") for ruler in rulers
+    ]
+    assert [(d.winner, d.decided) for d in found.differences] == [("noisy", True), ("flat", True)]
+    (warning,) = found.warnings
+    assert "the rulers disagree about flat and noisy: by fid diptych-0 prefers noisy (p < 0.001)" in warning
+
+
+@pytest.fixture(autouse=True)
+def brightness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ruler that sees nothing but how bright an image is."""
+    from diptych.features import extractor as registry
+
+    class Brightness(registry.Extractor):
+        name, dim, sha256, resize, views = "brightness", 1, "0", "none", {"pooled": 1}
+
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return {"pooled": image.float().mean((1, 2, 3))[:, None]}
+
+    real = registry._built
+    monkeypatch.setattr(
+        registry, "_built", lambda name, device: Brightness() if name == "brightness" else real(name, device)
+    )
+
+
+def test_options_are_for_those_that_have_them(folder: Path) -> None:
+    with pytest.raises(WrongUse, match="no option 'steps'"):
+        diptych.compare([folder / "generator"], "digits", metrics=("fid",), steps=4)
+    with pytest.raises(WrongUse, match="nothing to measure"):
+        diptych.compare([], "digits")
+
+
+def test_python_and_command_line_agree(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ours = diptych.evaluate(folder / "noisy.npz", "digits", n=200, metrics=("fid",))
+    command = ["evaluate", str(folder / "noisy.npz"), "--against", "digits", "--n", "200", "--metric", "fid"]
+    assert run([*command, "--json", "--out", str(tmp_path / "out.json")]) == 0
+    theirs = json.loads(capsys.readouterr().out)
+    assert theirs["reports"][0]["scores"]["fid"]["value"] == ours.scores["fid"].value
+    assert json.loads((tmp_path / "out.json").read_text()) == theirs
+    assert run(command) == 0
+    shown = capsys.readouterr().out
+    assert "n = 200, against digits" in shown
+    assert "noisy" in shown
+
+
+def test_two_processes_find_the_same(folder: Path, tmp_path: Path) -> None:
+    """Sampling and features are shared; every score and every replicate is the same."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    tail = ["diptych", "evaluate", str(folder / "generator"), "--against", "digits", "--n", "300"]
+    tail += ["--metric", "fid", "--metric", "precision_recall", "--no-floor"]
+    found = []
+    for count, launcher in (
+        (1, ["-m"]),
+        (2, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]),
+    ):
+        out = tmp_path / f"{count}.json"
+        env["DIPTYCH_CACHE"] = str(tmp_path / f"cache{count}")
+        done = subprocess.run(
+            [sys.executable, *launcher, *tail, "--out", str(out)],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(out.read_text())["reports"][0]["scores"])
+    assert found[0] == found[1]
+
+
+def test_one_process_does_not_wait_for_others() -> None:
+    assert (parallel.rank(), parallel.world(), parallel.several()) == (0, 1, False)
+    assert [(s.start, s.stop) for s in parallel.my_blocks(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    rows = torch.arange(3)
+    assert parallel.united(rows) is rows
+    assert store.rank() == 0
