@@ -8,9 +8,8 @@ Each benchmark is a process of its own and pairs ours with its peer; see the fil
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from pathlib import Path
+
+from paired import run_all
 
 
 def main() -> None:
@@ -30,15 +29,7 @@ def main() -> None:
         "loop": [*threads, *quick],
         "step": [*threads, *quick, *(["--edm", given.edm] if given.edm else [])],
     }
-    failed = []
-    for name, flags in runs.items():
-        print(f"\n## {name}.py {' '.join(flags)}\n", flush=True)
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name(f"{name}.py")), *flags], check=False
-        )
-        failed += [name] if done.returncode else []
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+    run_all(runs)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -97,3 +98,25 @@ def finish(results: Mapping[str, Any], out: Path | None) -> None:
         out.write_text(
             json.dumps({"command": command, "machine": about, "results": results}, indent=2) + "\n"
         )
+
+
+def run_all(runs: Mapping[str, Sequence[str]]) -> None:
+    """Runs benchmarks by name with their flags, each in a process of its own; says at the end which failed."""
+    failed = []
+    for name, flags in runs.items():
+        print(f"\n## {name}.py {' '.join(flags)}\n", flush=True)
+        file = Path(__file__).with_name(f"{name}.py")
+        done = subprocess.run([sys.executable, str(file), *flags], check=False)
+        failed += [name] if done.returncode else []
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def let_torchvision_load() -> None:
+    """Declares the operators that torchvision asks for where it came without its compiled half."""
+    import torch
+
+    for name in ("nms", "qnms"):
+        with contextlib.suppress(RuntimeError):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", schema)

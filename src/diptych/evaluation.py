@@ -19,6 +19,7 @@ log = logging.getLogger("diptych")
 
 # what a duel puts side by side: quality, diversity, copying, cost
 PANEL = ("fid", "fid_infinity", "kid", "precision_recall", "density_coverage", "vendi", "copying", "cost")
+MACHINE = ("cost", "speed", "speed_by_batch", "energy", "price")  # stand last in a table
 
 
 def evaluate(
@@ -115,9 +116,11 @@ def metrics_named(names: Sequence[str] | None) -> list[Metric]:
     for name in names or ():
         if name not in known:
             raise WrongUse(f"there is no metric called {name}", did_you_mean(name, list(known)))
-    if names is None:
-        return [each for each in known.values() if not each.asked_only]
-    return [known[name] for name in names]
+    if names is not None:
+        return [known[name] for name in names]
+    quality = [name for name in known if name not in MACHINE]
+    usual = [*PANEL[:-1], *quality, *MACHINE]
+    return [known[name] for name in dict.fromkeys(usual) if not known[name].asked_only]
 
 
 def floor_of(
@@ -134,4 +137,5 @@ def floor_of(
     """
     if not len(data.train):
         return {}
-    return measured(Exam(None, data, n=n, seed=seed, extractor=extractor).against_real(), metrics)
+    floored = [each.name for each in metrics_named(metrics) if each.floored and not each.timed]
+    return measured(Exam(None, data, n=n, seed=seed, extractor=extractor).against_real(), floored)

@@ -229,6 +229,7 @@ class Metric:
     measure: Callable[[Exam], Mapping[str, Estimate]]
     asked_only: bool = False  # too dear, or too special, to be measured unless it is named
     timed: bool = False  # measures this machine: one process does it while the others wait
+    floored: bool = True  # training images in the fakes' place give a floor
 
     @property
     def doc(self) -> str:
@@ -247,16 +248,18 @@ def metric(measure: Measure) -> Metric: ...
 
 
 @overload
-def metric(*, asked_only: bool = False, timed: bool = False) -> Callable[[Measure], Metric]: ...
+def metric(
+    *, asked_only: bool = False, timed: bool = False, floored: bool = True
+) -> Callable[[Measure], Metric]: ...
 
 
 def metric(
-    measure: Measure | None = None, *, asked_only: bool = False, timed: bool = False
+    measure: Measure | None = None, *, asked_only: bool = False, timed: bool = False, floored: bool = True
 ) -> Metric | Callable[[Measure], Metric]:
     """Marks a function as a metric; its name is the function's."""
     if measure is None:
-        return lambda given: Metric(given.__name__, given, asked_only, timed)
-    return Metric(measure.__name__, measure, asked_only, timed)
+        return lambda given: Metric(given.__name__, given, asked_only, timed, floored)
+    return Metric(measure.__name__, measure, asked_only, timed, floored)
 
 
 def nearest_training_images(

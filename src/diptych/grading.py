@@ -80,7 +80,10 @@ def grade(
     for subject, _ in points:
         check_prompts(subject, reference.held_out.captions)
     n = common_n(n, reference, subjects)
-    chosen = metrics_named(metrics)
+    if metrics is None and price is not None:
+        chosen = [*metrics_named(None), *metrics_named(["price"])]
+    else:
+        chosen = metrics_named(metrics)
     # what a machine does is the same under every ruler
     panels = [chosen, *([m for m in chosen if not m.timed] for _ in rulers[1:])]
     floors = {

@@ -36,12 +36,16 @@ class Estimate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain types; the replicates are one line of text."""
-        return asdict(self) | {"replicates": " ".join(map(repr, self.replicates))}
+        # JSON has no infinity: an end that is open is null
+        ends = {n: v if math.isfinite(v := getattr(self, n)) else None for n in ("value", "low", "high")}
+        return asdict(self) | ends | {"replicates": " ".join(map(repr, self.replicates))}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Estimate:
         """The inverse of `to_json`; unknown fields are ignored."""
         known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
+        for name, open_end in (("value", math.nan), ("low", -math.inf), ("high", math.inf)):
+            known[name] = open_end if known[name] is None else known[name]
         return cls(**known | {"replicates": tuple(map(float, known.get("replicates", "").split()))})
 
     def overlaps(self, other: Estimate) -> bool:
@@ -71,8 +75,9 @@ def number(value: float) -> str:
         return str(value)
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(digits, 6)}f}"
+    if abs(value) < 5e-7:
+        return "0.000"
+    return f"{value:.{min(max(0, 2 - math.floor(math.log10(abs(value)))), 6)}f}"
 
 
 def point_name(name: str, setting: Mapping[str, Any]) -> str:
