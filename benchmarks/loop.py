@@ -51,7 +51,7 @@ def ours(recipe: Recipe, data: Images, steps: int, start: int) -> Callable[[], N
     training = Rounds(recipe, data, TOTAL, Settings(device="cpu", ticks=1))
     training.images = start
     loop = Loop(Run(Path()), training, 0.0, 0.0, None, lambda clock, logs: None)
-    loop.tick = lambda: None  # type: ignore[method-assign]
+    loop.tick = lambda before: None  # type: ignore[method-assign]
 
     def run() -> None:
         training.pause = training.images + steps * BATCH

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from conftest import made_up
-from diptych import catalog, contest
-from diptych.contest import Entry, Rules, duel, point_name
+from diptych import catalog, contest, loop
+from diptych.contest import Entry, Rules, duel
 from diptych.data.images import DataSet
 from diptych.errors import Diverged
 from diptych.method import Clock
 from diptych.model import Model
+from diptych.probe import Plan
+from diptych.quick import QuickExam
+from diptych.recipe import RecipeSpec
 from diptych.report.record import DuelRecord
 from diptych.runs import Run
-from diptych.scores import Estimate
+from diptych.scores import Estimate, point_name
 from diptych.training import Settings
 
 NAMES = ("r3gan", "edm", "consistency")
@@ -153,3 +156,50 @@ def test_names_of_points() -> None:
     assert point_name("r3gan", {}) == "r3gan"
     assert point_name("edm", {"steps": 1}) == "edm, 1 step"
     assert point_name("edm", {"steps": 8, "guidance": 2.0}) == "edm, 8 steps, 2.0 guidance"
+
+
+def test_all_have_the_exam_that_the_slowest_can_afford(
+    small: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decided before the first training, from the one probe of each; kept when the duel goes on."""
+    asked: list[float] = []
+    sizes = iter((32, 16))
+    probed: list[str] = []
+
+    def affordable(self: QuickExam, model: Model, seconds: float, ticks: int) -> QuickExam:
+        asked.append(seconds)
+        return replace(self, n=next(sizes), every=len(asked), seconds=0.5)
+
+    def plan(spec: RecipeSpec, *args: Any, **kwargs: Any) -> Plan:
+        probed.append(spec.name)
+        return honest(spec, *args, **kwargs)
+
+    honest = contest.plan
+    monkeypatch.setattr(QuickExam, "affordable", affordable)
+    monkeypatch.setattr(contest, "plan", plan)
+    monkeypatch.setattr(loop, "plan", None)  # nothing is probed twice
+    rules = replace(RULES, exam="auto")
+
+    def watch(name: str) -> Any:
+        def look(clock: Clock, logs: Mapping[str, float]) -> None:
+            assert len(asked) == 2  # both are known before either is trained
+            if name == "consistency":
+                raise KeyboardInterrupt
+
+        return look
+
+    with pytest.raises(KeyboardInterrupt):
+        duel(small, entries("r3gan", "consistency"), tmp_path, rules=rules, watch=watch)
+    record = duel(small, entries("r3gan", "consistency"), tmp_path, rules=rules)
+    assert probed == ["r3gan", "consistency"]
+    assert len(asked) == 2
+    for contender, every in zip(record.contenders, (1, 2), strict=True):
+        recorded = Run(tmp_path / contender.name).recipe
+        assert (recorded["exam"]["n"], recorded["exam"]["every"]) == (16, every)
+        assert recorded["probe"]["seconds"] in asked
+        assert {line["exam_n"] for line in contender.curve if line["exam"]} == {16}
+        assert contender.curve[-1]["exam"]
+    page = (tmp_path / "index.html").read_text()
+    assert " of 16 images (" in page
+    assert " of exams and samples (" in page
+    assert " of exams and samples (" in (tmp_path / "report.md").read_text()

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from conftest import made_up
-from diptych import catalog
+from diptych import catalog, loop
 from diptych.budget import Budget
 from diptych.errors import Diverged, RunError, WrongUse
 from diptych.files import read_tensors
 from diptych.loop import plan, train
 from diptych.method import Batch, Clock, Loss, constant, warmup_cosine
+from diptych.model import Model
 from diptych.probe import probe
 from diptych.runs import Run
 from diptych.training import Settings, Training
 
 EDM = catalog.recipe("edm")
+GAN = catalog.recipe("r3gan")  # samples fast
 SETTINGS = Settings(budget="48-images", ticks=2, device="cpu")
 
 
@@ -137,20 +141,99 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
+@dataclass
+class Brightness:
+    """An exam that remembers what it was told."""
+
+    n: int = 1
+    every: int = 1
+    asked: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+
+    def settled(self, model: Model, seconds: float, ticks: int, recorded: Mapping[str, Any]) -> Brightness:
+        self.asked.append((seconds, ticks, dict(recorded)))
+        return self
+
+    def terms(self) -> dict[str, Any]:
+        return {"n": self.n, "every": self.every}
+
+    def __call__(self, model: Model) -> dict[str, float]:
+        return {"score": float(model.sample(range(self.n)).float().mean())}
+
+
 def test_the_exam_and_the_watch_are_told(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, dict[str, float]]] = []
+    examine = Brightness()
     run = train(
         EDM,
         made_up(),
         tmp_path / "run",
         arguments=EDM.small,
         settings=SETTINGS,
-        examine=lambda model: {"score": float(model.sample([1]).float().mean())},
-        watch=lambda clock, logs: seen.append((clock.images, len(logs))),
+        examine=examine,
+        watch=lambda clock, logs: seen.append((clock.images, dict(logs))),
     )
-    assert all("score" in line["exam"] for line in run.log())
+    last = run.log()[-1]
+    assert all("score" in line["exam"] and line["exam_n"] == 1 for line in run.log())
+    assert 0 <= last["exam_seconds"] <= last["tick_seconds"]
+    assert 0 <= last["sheet_seconds"] <= last["tick_seconds"]
     assert seen[-1][0] == 48
-    assert seen[-1][1] >= 2
+    assert seen[-1][1]["exam/score"] == last["exam"]["score"]  # the last exam is seen too
+    assert seen[-1][1]["denoiser"] == last["losses"]["denoiser"]
+    assert "exam/score" not in seen[0][1]
+    ((seconds, ticks, recorded),) = examine.asked
+    assert seconds == run.recipe["probe"]["seconds"]
+    assert (ticks, recorded) == (2, {})
+    assert run.recipe["exam"] == {"n": 1, "every": 1}
+
+
+def test_exams_at_every_third_tick_and_the_last(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, budget="80-images", ticks=10)
+    run = train(
+        GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings, examine=Brightness(every=3)
+    )
+    assert [line["images"] for line in run.log()] == [8 * i for i in range(1, 11)]
+    assert [line["images"] for line in run.log() if line["exam"]] == [24, 48, 72, 80]
+    assert all(("exam_n" in line) == bool(line["exam"]) == ("sheet_seconds" in line) for line in run.log())
+    assert sorted(int(file.stem) for file in (run.path / "samples").iterdir()) == [24, 48, 72, 80]
+
+
+def test_ticks_shorter_than_a_batch_are_not_expected(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, budget="40-images", ticks=10)  # batches of 8
+    examine = Brightness(every=4)
+    run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings, examine=examine)
+    assert len(run.log()) == 5
+    assert examine.asked[0][1] == 5
+    # the fourth and the eighth of ten ticks lie at the ends of the second and of the fourth batch
+    assert [line["images"] for line in run.log() if line["exam"]] == [16, 32, 40]
+
+
+def test_another_exam_does_not_refuse_a_resume(tmp_path: Path) -> None:
+    def stop(clock: Clock, logs: Mapping[str, float]) -> None:
+        if clock.images >= 24:
+            raise KeyboardInterrupt
+
+    where = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=Brightness(), watch=stop)
+    examine = Brightness(n=3)
+    run = train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=examine)
+    assert examine.asked[0][2] == {"n": 1, "every": 1}  # what was done before is told
+    assert run.recipe["exam"] == {"n": 3, "every": 1}
+    assert run.log()[-1]["exam_n"] == 3
+    done = Brightness(n=5)
+    again = train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=done)
+    assert not done.asked  # there is nothing left to examine
+    assert again.recipe["exam"] == {"n": 3, "every": 1}
+    longer = replace(SETTINGS, budget="96-images")
+    train(GAN, made_up(), where, arguments=GAN.small, settings=longer, examine=done, force=True)
+    assert done.asked[0][1:] == (2, {})  # another budget: decided anew
+
+
+def test_a_plan_that_was_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = plan(GAN, made_up(), arguments=GAN.small, settings=SETTINGS)
+    monkeypatch.setattr(loop, "probe", None)
+    run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=SETTINGS, expected=expected)
+    assert run.recipe["probe"] == asdict(expected)
 
 
 def test_tensorboard_gets_the_log(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from diptych import catalog
 from diptych.data import open_data
@@ -16,6 +16,7 @@ from diptych.grading import Grading, grade
 from diptych.loop import Settings
 from diptych.loop import train as run_training
 from diptych.model import Model
+from diptych.quick import QuickExam
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, load_model
 from diptych.scores import Report
@@ -30,17 +31,26 @@ Measurable = str | Path | Model | Images | DataSet
 
 
 def train(
-    recipe: str | RecipeSpec, data: Source, out: str | Path, *, force: bool = False, **arguments: Any
+    recipe: str | RecipeSpec,
+    data: Source,
+    out: str | Path,
+    *,
+    exam: int | Literal["auto"] = "auto",
+    force: bool = False,
+    **arguments: Any,
 ) -> Run:
     """Trains a recipe and returns its run directory; the same call again resumes, or returns at once.
 
-    Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`; see
+    exam: samples scored at each tick; 0: none; "auto": as many as 5 % of the training's time allow. Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`; see
     `diptych.training.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
     """
     spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
     images = opened(data, arguments)
     settings = Settings(**taken(arguments, {f.name for f in fields(Settings)}))
-    return run_training(spec, images, out, arguments=arguments, settings=settings, force=force)
+    examine = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
+    return run_training(
+        spec, images, out, arguments=arguments, settings=settings, examine=examine, force=force
+    )
 
 
 def load(run: str | Path, device: str = "auto") -> Model:

@@ -7,19 +7,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from diptych import pictures
-from diptych.catalog import metrics as all_metrics
 from diptych.choice import choose
 from diptych.data.images import DataSet
 from diptych.errors import Diverged
-from diptych.evaluation import evaluate, floor_of
+from diptych.evaluation import PANEL, evaluate, floor_of
 from diptych.exam import Exam, nearest_training_images
 from diptych.files import read_json, write_json
-from diptych.loop import train, versions
+from diptych.loop import Plan, before, build, expected_ticks, plan, train, versions
 from diptych.machine import machine
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
@@ -28,7 +27,7 @@ from diptych.recipe import RecipeSpec
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
-from diptych.scores import Estimate, Report, RulerCard
+from diptych.scores import Estimate, Report, RulerCard, point_name, slug
 from diptych.training import Settings
 
 log = logging.getLogger("diptych")
@@ -50,7 +49,7 @@ class Rules:
 
     settings: Settings = field(default_factory=Settings)
     n: int = 2000  # fakes and reals that each score looks at, at most
-    exam: int = 128  # the same at each tick of training; 0: none
+    exam: int | Literal["auto"] = "auto"  # the same at ticks of training; 0: none; auto: see QuickExam
     best: str = "fid"
     at_most: Mapping[str, float] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
@@ -74,7 +73,7 @@ def duel(
     """
     out = Path(out)
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
-    quick = QuickExam(data, rules.exam) if rules.exam else None
+    start = starts(data, entries, out, rules)
     trained: dict[str, str] = {}  # name -> why it failed, or nothing
     for entry in entries:
         log.info("training %s", entry.name)
@@ -85,7 +84,8 @@ def duel(
                 out / entry.name,
                 arguments=entry.arguments,
                 settings=rules.settings,
-                examine=quick,
+                examine=start[entry.name].examine,
+                expected=start[entry.name].expected,
                 force=force,
                 **({"watch": watch(entry.name)} if watch else {}),
             )
@@ -94,7 +94,7 @@ def duel(
             log.warning("%s: %s", entry.name, error.message)
             trained[entry.name] = error.message
     rules = replace(rules, n=min(rules.n, len(data.held_out)))
-    floor = floor_of(data, n=rules.n, seed=rules.settings.seed)
+    floor = floor_of(data, n=rules.n, seed=rules.settings.seed, metrics=PANEL)
     contenders = [measured(entry, trained[entry.name], data, out, rules, floor) for entry in entries]
     points = [point for contender in contenders for point in contender.points]
     choice = choose(points, best=rules.best, at_most=rules.at_most, at_least=rules.at_least)
@@ -114,6 +114,37 @@ def duel(
     )
     write_report(record, out)
     return record
+
+
+class Start(NamedTuple):
+    """What is known of a contender before it is trained."""
+
+    examine: QuickExam | None
+    expected: Plan | None = None
+
+
+def starts(data: DataSet, entries: Sequence[Entry], out: Path, rules: Rules) -> dict[str, Start]:
+    """The exam of every contender's training: of one n, the largest that all of them can afford."""
+    if rules.exam != "auto":
+        return {entry.name: Start(QuickExam(data, rules.exam) if rules.exam else None) for entry in entries}
+    found = {}
+    for entry in entries:
+        recorded = before(Run(out / entry.name), rules.settings)
+        expected = (
+            Plan(**recorded["probe"])
+            if recorded
+            else plan(entry.spec, data, arguments=entry.arguments, settings=rules.settings)
+        )
+        training = build(entry.spec, data, entry.arguments, rules.settings, expected.images)
+        examine = QuickExam(data).settled(
+            training.average, expected.seconds, expected_ticks(training), recorded.get("exam", {})
+        )
+        found[entry.name] = examine, expected
+    n = min(examine.n for examine, _ in found.values())
+    return {
+        name: Start(replace(examine, n=n, seconds=examine.seconds * n / examine.n), expected)
+        for name, (examine, expected) in found.items()
+    }
 
 
 def measured(
@@ -177,14 +208,14 @@ def measured_points(
             recipe=entry.spec.name,
             n=rules.n,
             seed=rules.settings.seed,
-            metrics=[metric for metric in all_metrics() if metric != "speed"],
+            metrics=PANEL,
+            strict=False,
             floor=floor,
             run=entry.name,
             training=run.spent,
         )
-        tree = report.to_json() | {"scores": {k: asdict(v) for k, v in {**report.scores, **speed}.items()}}
-        write_json(report_file(run, name), tree)
-        done[name] = Report.from_json(tree)
+        done[name] = replace(report, scores={**report.scores, **speed})
+        write_json(report_file(run, name), done[name].to_json())
     return [done[name] for name in names]
 
 
@@ -201,18 +232,6 @@ def still_valid(run: Run, name: str, card: RulerCard) -> Report | None:
     report = Report.from_json(read_json(file))
     same = report.ruler == card and report.training == run.spent and "latency_ms" in report.scores
     return report if same else None
-
-
-def point_name(name: str, setting: Mapping[str, Any]) -> str:
-    """What a person calls a point on the dial: "edm, 18 steps"."""
-    return ", ".join(
-        [name, *(f"{value} {key if value != 1 else key.rstrip('s')}" for key, value in setting.items())]
-    )
-
-
-def slug(name: str) -> str:
-    """A point's name as a file name."""
-    return name.replace(", ", "-").replace(" ", "-")
 
 
 def grid(model: Model, data: DataSet) -> Any:

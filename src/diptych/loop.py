@@ -9,7 +9,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,16 +25,12 @@ from diptych.data.images import DataSet
 from diptych.device import keep_buffers
 from diptych.errors import Diverged, RunError
 from diptych.files import read_state, write_json, write_state, write_text
-from diptych.method import Clock
-from diptych.model import Model
 from diptych.probe import Plan, probe
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, read_lines, save_model
-from diptych.track import Tracker
+from diptych.track import Examine, Tracker, Watch
 from diptych.training import Settings, Training
 
-Examine = Callable[[Model], Mapping[str, float]]  # a quick look at the model at each tick
-Watch = Callable[[Clock, Mapping[str, float]], None]  # told a few times a second where training stands
 SAVE_EVERY = 600.0  # seconds between checkpoints where ticks are farther apart
 
 
@@ -48,10 +44,11 @@ def train(
     examine: Examine | None = None,
     watch: Watch = lambda clock, logs: None,
     force: bool = False,
+    expected: Plan | None = None,
 ) -> Run:
     """Trains until the budget is spent, and leaves a run directory.
 
-    The same call again resumes, or returns at once.
+    The same call again resumes, or returns at once. `expected` saves the probe where `plan` was asked before.
 
     Raises RunError where `out` holds another run (unless `force`), Diverged where a number is not finite;
     on an interrupt writes a checkpoint and raises KeyboardInterrupt.
@@ -61,15 +58,40 @@ def train(
     description = describe(spec, data, arguments or {}, settings)
     recorded = claim(run, description, force)
     if "images" not in recorded:
-        expected = plan(spec, data, arguments=arguments, settings=settings)
+        expected = expected or plan(spec, data, arguments=arguments, settings=settings)
         recorded = {**description, "images": expected.images, "probe": asdict(expected)}
         write_json(run.path / "recipe.json", recorded)
     training = build(spec, data, arguments or {}, settings, recorded["images"])
     seconds = resume(run, training) if run.state_file.exists() else 0.0
+    if examine is not None and not training.finished:
+        examine = settle(run, training, examine, recorded)
     loop = Loop(run, training, seconds, recorded["probe"]["flop_per_image"], examine, watch)
     with interrupts() as interrupted, closing(loop.tracker):
         loop.run_to_the_end(interrupted)
     return Run(run.path)
+
+
+def settle(run: Run, training: Training, examine: Examine, recorded: Mapping[str, Any]) -> Examine:
+    """Decides how the exam is to be done, once: recipe.json remembers it."""
+    ticks = expected_ticks(training)
+    seconds = recorded["probe"]["seconds"]
+    settled = examine.settled(training.average, seconds, ticks, recorded.get("exam", {}))
+    if recorded.get("exam") != settled.terms():
+        write_json(run.path / "recipe.json", {**recorded, "exam": settled.terms()})
+    return settled
+
+
+def expected_ticks(training: Training) -> int:
+    """How many there will be: fewer than asked for where a batch is longer."""
+    return min(training.settings.ticks, -(-training.total // training.batch))
+
+
+def before(run: Run, settings: Settings) -> Mapping[str, Any]:
+    """recipe.json of an earlier start of this run under the same budget; empty where there was none."""
+    there = (run.path / "recipe.json").exists()
+    if not there or run.recipe["settings"]["budget"] != settings.budget:
+        return {}
+    return run.recipe
 
 
 def plan(
@@ -132,8 +154,8 @@ def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, An
     if not different:
         return recorded
     budget = recorded["settings"]["budget"] != description["settings"]["budget"]
-    kept = {} if budget else {key: recorded[key] for key in ("images", "probe")}
-    merged = {**description, **kept}
+    keys = set() if budget else recorded.keys() & {"images", "probe", "exam"}
+    merged = {**description, **{key: recorded[key] for key in keys}}
     if not budget:
         write_json(run.path / "recipe.json", merged)
     return merged
@@ -177,6 +199,8 @@ class Loop:
         self.run, self.training, self.seconds, self.flop = run, training, seconds, flop
         self.examine, self.watch, self.tracker = examine, watch, Tracker(run.path)
         self.tick_images = -(-training.total // training.settings.ticks)
+        lines = [line["exam"] for line in read_lines(run.path / "log.jsonl") if line["exam"]]
+        self.exam: Mapping[str, float] = lines[-1] if lines else {}
 
     def run_to_the_end(self, interrupted: threading.Event) -> None:
         """Until the budget is spent, an interrupt, or a number that is not finite."""
@@ -184,48 +208,70 @@ class Loop:
         saved = refreshed = time.monotonic()
         started = time.perf_counter()
         while not training.finished:
-            ticks = training.images // self.tick_images
+            before = training.images
             training.step()
             now = time.monotonic()
-            due = training.finished or training.images // self.tick_images > ticks
+            due = self.due(before, 1)
             if due or interrupted.is_set() or now - refreshed > 0.5:
                 training.check_finite()
-                self.watch(training.clock, training.logs.means())
+                self.tell(training.logs.means())
                 refreshed = now
             if due or interrupted.is_set() or now - saved > SAVE_EVERY:
                 self.seconds += time.perf_counter() - started
-                self.tick() if due else self.save()
+                self.tick(before) if due else self.save()
                 saved, started = time.monotonic(), time.perf_counter()
             if interrupted.is_set() and not training.finished:
                 raise KeyboardInterrupt
 
-    def tick(self) -> None:
-        """A look at the averaged model, a log line, a checkpoint."""
+    def due(self, before: int, every: int) -> bool:
+        """Whether the step that began at `before` images came to a tick, of every k-th, or to the end."""
+        images = every * self.tick_images
+        return self.training.finished or self.training.images // images > before // images
+
+    def tell(self, losses: Mapping[str, float]) -> None:
+        """What the one who watches sees: losses, and the last exam."""
+        self.watch(self.training.clock, {**{f"exam/{k}": v for k, v in self.exam.items()}, **losses})
+
+    def tick(self, before: int) -> None:
+        """A look at the averaged model, a log line, a checkpoint. The last step began at `before` images."""
         training, model = self.training, self.training.average
-        begun = time.perf_counter()
-        exam = dict(self.examine(model)) if self.examine else {}
-        sheet = pictures.sheet(model.sample(range(64)))
-        pictures.save(sheet, self.run.path / "samples" / f"{training.images:012d}.png")
-        save_model(model, self.run.path)
-        line = {
+        line: dict[str, Any] = {
             "images": training.images,
             "step": training.steps,
             "seconds": round(self.seconds, 3),
             "flop": self.flop * training.images,
             "losses": training.logs.means(),
-            "exam": exam,
-            "tick_seconds": round(time.perf_counter() - begun, 3),
+            "exam": {},
             "finished": training.finished,
         }
+        begun = time.perf_counter()
+        looks = self.examine is None or self.due(before, self.examine.every)
+        if self.examine is not None and looks:
+            self.exam = line["exam"] = dict(self.examine(model))
+            line |= {"exam_n": self.examine.n, "exam_seconds": since(begun)}
+        if looks:
+            drawn = time.perf_counter()
+            sheet = pictures.sheet(model.sample(range(64)))
+            pictures.save(sheet, self.run.path / "samples" / f"{training.images:012d}.png")
+            line["sheet_seconds"] = since(drawn)
+        save_model(model, self.run.path)
+        line["tick_seconds"] = since(begun)
         with (self.run.path / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         self.tracker.write(line)
+        if line["exam"]:
+            self.tell(line["losses"])
         training.logs.clear()
         self.save()
 
     def save(self) -> None:
         """The checkpoint; the log is written before it, so that resuming can cut the log to fit."""
         write_state(self.run.state_file, {**self.training.state_dict(), "seconds": self.seconds})
+
+
+def since(start: float) -> float:
+    """Seconds, to the millisecond."""
+    return round(time.perf_counter() - start, 3)
 
 
 @contextmanager
@@ -249,4 +295,4 @@ def interrupts() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-__all__ = ["Diverged", "Examine", "Settings", "Watch", "plan", "train"]
+__all__ = ["Diverged", "Examine", "Plan", "Settings", "Watch", "plan", "train"]

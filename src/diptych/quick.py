@@ -1,32 +1,118 @@
-"""The small exam of every training tick, in one unit for all families."""
+"""The small exam of training ticks, in one unit for all families, and how much of it can be afforded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from diptych.data.images import DataSet
 from diptych.evaluation import measured
 from diptych.exam import Exam
 from diptych.model import Model
 
+log = logging.getLogger("diptych")
+
 QUICK = ("fid", "kid", "density_coverage")
+TERMS = ("n", "every", "seconds", "sheet")
+SHEET = 64  # samples that a tick draws for people
+SMALLEST, LARGEST = 64, 2048
+SHARE = 0.05  # of the expected time of training that all exams and sheets together may take
+MARGIN = 0.8  # of that is given out: other exams may take longer than the one that was timed
 
 
+@dataclass(frozen=True)
 class QuickExam:
-    """The same n held-out images at every tick; their features are computed once."""
+    """The same n held-out images at every exam; their features are computed once.
 
-    def __init__(
-        self,
-        data: DataSet,
-        n: int = 512,
-        *,
-        seed: int = 0,
-        extractor: str = "builtin",
-        metrics: Sequence[str] = QUICK,
-    ) -> None:
-        self.data, self.n, self.seed, self.extractor, self.metrics = data, n, seed, extractor, metrics
+    With n = 0 it is decided before training how many: see `affordable`.
+    """
+
+    data: DataSet
+    n: int = 0
+    every: int = 1  # ticks from exam to exam, and from sheet to sheet; the last tick always has both
+    seconds: float = 0.0  # that one exam is expected to take; 0: not known
+    sheet: float = 0.0  # the same for the 64 samples that a tick draws for people
+    seed: int = 0
+    extractor: str = "builtin"
+    metrics: Sequence[str] = QUICK
 
     def __call__(self, model: Model) -> dict[str, float]:
         """Score by name; what cannot be measured is left out."""
-        exam = Exam(model, self.data, n=self.n, seed=self.seed, extractor=self.extractor, keep=False)
-        return {name: estimate.value for name, estimate in measured(exam, self.metrics).items()}
+        return {name: estimate.value for name, estimate in measured(self._of(model), self.metrics).items()}
+
+    @property
+    def cost(self) -> float:
+        """Seconds of a tick that has an exam and a sheet."""
+        return self.seconds + self.sheet
+
+    def terms(self) -> dict[str, Any]:
+        """What recipe.json remembers."""
+        return {key: getattr(self, key) for key in TERMS}
+
+    def settled(self, model: Model, seconds: float, ticks: int, recorded: Mapping[str, Any]) -> QuickExam:
+        """This exam with an n: its own, or what was recorded before, or what can be afforded.
+
+        seconds, ticks: of the whole training. Raises WrongUse where the model cannot be examined.
+        """
+        if self.n:
+            return replace(self, n=self._of(model).n)
+        if recorded.get("n"):
+            return replace(self, **{key: recorded[key] for key in TERMS})
+        return self.affordable(model, seconds, ticks)
+
+    def affordable(self, model: Model, seconds: float, ticks: int) -> QuickExam:
+        """The largest exam, of 64 to 2,048 images, that with the sheets takes 5 % of these seconds at most.
+
+        Where even the smallest takes more, it is for every k-th tick. Found by doing it: sizes are doubled
+        while there is hope, which takes about as long as two of the exams that are chosen.
+        """
+        start = time.perf_counter()
+        model.sample(range(8))
+        least = (time.perf_counter() - start) * SHEET / 16  # of a sheet: in large batches images are cheaper
+        if least > SHARE * seconds:
+            hopeless = replace(self, n=self._sizes()[0], seconds=2 * least, sheet=2 * least)
+            return hopeless._at_the_end(seconds, ticks)
+        allowed = MARGIN * SHARE * seconds / ticks
+        trials = self._timed(model)
+        best = next(trials)
+        if best.cost > SHARE * seconds:
+            return best._at_the_end(seconds, ticks)
+        if best.cost > allowed:
+            return replace(best, every=-(-ticks // max(1, int(allowed * ticks / best.cost))))
+        while 1.5 * best.cost <= allowed and (larger := next(trials, None)) is not None:
+            if larger.cost > allowed:
+                break
+            best = larger
+        return best
+
+    def _at_the_end(self, seconds: float, ticks: int) -> QuickExam:
+        share = 100 * self.cost / max(seconds, 1e-9)
+        log.info("samples and an exam of %d take %.0f %% of the training: at its end only", self.n, share)
+        return replace(self, every=ticks)
+
+    def _timed(self, model: Model) -> Iterator[QuickExam]:
+        """Exams of 64 images and more with the seconds that one takes, and the sheet."""
+        sizes = self._sizes()
+        real = self.data.train.subset(slice(0, sizes[0]))
+        # the first of all exams loads and allocates what later ones find: that one is not timed
+        first = Exam(None, self.data, n=sizes[0], extractor=self.extractor, fakes=real, keep=False)
+        measured(first, self.metrics)
+        sheet = 0.0
+        for n in sizes:
+            exam = replace(self, n=n)._of(model)
+            exam.features("real")  # computed once, whatever the number of exams
+            start = time.perf_counter()
+            drawn = len(exam.fake)
+            sheet = sheet or (time.perf_counter() - start) * SHEET / drawn
+            measured(exam, self.metrics)
+            yield replace(self, n=n, seconds=time.perf_counter() - start, sheet=sheet)
+
+    def _sizes(self) -> list[int]:
+        known = len(self.data.held_out)
+        return sorted({min(known, SMALLEST << i) for i in range((LARGEST // SMALLEST).bit_length())})
+
+    def _of(self, model: Model) -> Exam:
+        return Exam(model, self.data, n=self.n, seed=self.seed, extractor=self.extractor, keep=False)

@@ -72,7 +72,7 @@ def number(value: float) -> str:
     ('0.0123', '12.3', '1,234,567')
     """
     if not math.isfinite(value):
-        return str(value)
+        return str(value).replace("inf", "∞")
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) < 5e-7:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -24,7 +24,7 @@ from diptych.cli.common import (
     table,
     typed,
 )
-from diptych.cli.watch import watching
+from diptych.cli.watch import EXAM, watching
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def duel(
     n: Annotated[
         int, Parameter(group=RULES, help="Fakes and reals that each score looks at, at most.")
     ] = 2000,
-    exam: Annotated[int, Parameter(group=RULES, help="The same at each tick of training; 0: none.")] = 128,
+    exam: Annotated[Literal["auto"] | int, Parameter(group=RULES, help=EXAM)] = "auto",
     ingest: Ingest = Ingest(),
     pace: Pace = Pace(),
     out: Annotated[Path, Parameter(group=OUTPUT, help="Where runs and the page go.")] = Path("duel"),

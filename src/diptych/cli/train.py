@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
 from diptych import catalog
 from diptych.cli import VERBS
 from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stderr, show, table
-from diptych.cli.watch import watching
+from diptych.cli.watch import EXAM, watching
 from diptych.recipe import RecipeSpec
 
 app = App(name="train", help=VERBS["train"], help_format="markdown")
@@ -41,7 +41,7 @@ def command(spec: RecipeSpec) -> Any:
                 out,
                 arguments=rest,
                 settings=settings,
-                examine=QuickExam(images, exam) if exam else None,
+                examine=None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam),
                 watch=watch(spec.name),
                 force=force,
             )
@@ -61,8 +61,8 @@ def command(spec: RecipeSpec) -> Any:
     }
     own: dict[str, tuple[Any, Any]] = {
         "exam": (
-            Annotated[int, Parameter(group=TRAINING, help="Samples scored at each tick; 0: none.")],
-            128,
+            Annotated[Literal["auto"] | int, Parameter(group=TRAINING, help=EXAM)],
+            "auto",
         ),
         "force": (
             Annotated[bool, Parameter(group=TRAINING, negative="", help="Go on though arguments changed.")],

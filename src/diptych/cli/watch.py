@@ -1,4 +1,4 @@
-"""The progress bar: images a second, time left, losses; plain lines where stderr is not a terminal."""
+"""The progress bar: images a second, time left, the last exam, losses; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from diptych.method import Clock
 
 Watch = Callable[["Clock", Mapping[str, float]], None]
+EXAM = "Samples scored at ticks; 0: none; auto: as many, and as often, as 5 % of the time allow."
+SHOWN = ("fid", "coverage")  # of the exam: how good, and whether all of the data is there
 
 
 @contextmanager
@@ -42,9 +44,7 @@ def watcher(name: str, progress: Progress, console: Console) -> Watch:
         if not first:
             first.extend((now, clock.images, now))
         rate = (clock.images - first[1]) / max(1e-9, now - first[0])
-        losses = "  ".join(
-            f"{key} {value:.3g}" for key, value in logs.items() if not key.endswith("_gradient")
-        )
+        losses = spoken(logs)
         progress.update(
             task, total=clock.total, completed=min(clock.images, clock.total), rate=rate, losses=losses
         )
@@ -58,3 +58,18 @@ def watcher(name: str, progress: Progress, console: Console) -> Watch:
             )
 
     return watch
+
+
+def spoken(logs: Mapping[str, float]) -> str:
+    """The last exam, then losses, in one line.
+
+    >>> spoken({"exam/fid": 12.34, "exam/kid": 0.1, "critic": 0.5, "critic_gradient": 9.0})
+    'fid 12.3 | critic 0.5'
+    """
+    exam = [f"{name} {logs[f'exam/{name}']:.3g}" for name in SHOWN if f"exam/{name}" in logs]
+    losses = [
+        f"{name} {value:.3g}"
+        for name, value in logs.items()
+        if not name.startswith("exam/") and not name.endswith("_gradient")
+    ]
+    return " | ".join("  ".join(part) for part in (exam, losses) if part)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,18 +26,102 @@ from diptych.scores import Better, Estimate
 
 BATCHES = (4, 16, 64, 256)
 ONE, MANY = 0.8, 0.2  # seconds spent at batch 1, and at each larger batch
-LONGEST = 0.5  # seconds that one call may take for its batch size to be tried
+PATIENCE = 2.0  # seconds at batch 1 that may be spent on having enough calls for the p99
+LONGEST = 1.0  # seconds that one call may take for its batch size to be tried
+SLOWEST = 10.0  # seconds that a call at batch 1 may take for a larger batch to be tried at all
 
 
-@metric
+class Timings(NamedTuple):
+    """What was measured of one model at one setting of its options."""
+
+    calls: Mapping[int, Sequence[float]]  # seconds of each call, by batch size; 1 is always there
+    memory: float  # MiB at the peak
+
+    @property
+    def fastest(self) -> int:
+        """The batch size that gives most images a second, by the least disturbed of its calls."""
+        return max(self.calls, key=lambda batch: batch / min(self.calls[batch]))
+
+
+@metric(timed=True)
 def speed(exam: Exam) -> Mapping[str, Estimate]:
-    """Latency p50 and p95 at batch 1, images/s at the best batch, peak memory at batch 1, on this machine."""
-    return measure_speed(exam.asked("speed"), [{}])[0]
+    """Latency p50, p95 and p99 at batch 1, images/s at the best batch, peak memory, on this machine."""
+    return scores(shared_timings(exam))
 
 
-def measure_speed(model: Model, settings: Sequence[Mapping[str, Any]] = ({},)) -> list[dict[str, Estimate]]:
-    """Speed at each of these settings of the model's options, in one fresh process on the model's device.
+@metric(asked_only=True, timed=True)
+def speed_by_batch(exam: Exam) -> Mapping[str, Estimate]:
+    """Latency p50, p95 and p99 at each larger batch that was tried for the best throughput."""
+    found: dict[str, Estimate] = {}
+    for batch, seconds in shared_timings(exam).calls.items():
+        if batch > 1:
+            found |= latency(seconds, batch)
+    return found
 
+
+def shared_timings(exam: Exam) -> Timings:
+    """The timings of this exam's model, measured once for all metrics that rest on them."""
+    model = exam.asked("speed")
+    return exam.shared("speed", lambda: timings(model)[0])
+
+
+def measure_speed(
+    model: Model, settings: Sequence[Mapping[str, Any]] = ({},), *, patience: float = PATIENCE
+) -> list[dict[str, Estimate]]:
+    """The scores of `speed` at each of these settings of the model's options; see `timings`."""
+    return [scores(found) for found in timings(model, settings, patience=patience)]
+
+
+def scores(found: Timings) -> dict[str, Estimate]:
+    """What a table shows of the timings."""
+    note = "peak at batch 1, weights included, torch itself not"
+    return {
+        **latency(found.calls[1]),
+        "memory_mib": Estimate.exact(found.memory, "lower", "MiB", note),
+        "images_per_s": throughput(found),
+    }
+
+
+def latency(seconds: Sequence[float], batch: int = 1) -> dict[str, Estimate]:
+    """Milliseconds from seeds to images, p50, p95 and p99, of calls that took so many seconds."""
+    ordered = sorted(1000 * t for t in seconds)
+    what = "one image at a time" if batch == 1 else f"{batch} images at a time"
+    end = "" if batch == 1 else f"_b{batch}"
+    return {
+        f"latency{part}_ms{end}": quantile(ordered, q, "lower", "ms", f"p{100 * q:.0f}, {what}")
+        for part, q in (("", 0.5), ("_p95", 0.95), ("_p99", 0.99))
+    }
+
+
+def throughput(found: Timings) -> Estimate:
+    """Images/s at the batch size that gives most."""
+    rates = sorted(found.fastest / t for t in found.calls[found.fastest])
+    return quantile(rates, 0.5, "higher", "images/s", f"median at batch {found.fastest}, the best tried")
+
+
+def quantile(ordered: Sequence[float], q: float, better: Better, unit: str, what: str) -> Estimate:
+    """A quantile of sorted values, with the interval that order statistics give, whatever the distribution.
+
+    Where there are too few values for an end of the interval, it is 0 or infinite, and the note says so.
+    """
+    n = len(ordered)
+    low, high = rank_interval(n, q)
+    note = f"{what}; interval: order statistics"
+    for end, tail in (("lower", 1 - q), ("upper", q)):
+        # the quantile is beyond all n values with probability tail^n
+        if tail**n > 0.025:
+            note += f", which have no {end} end below {math.ceil(math.log(0.025, tail))} calls"
+    at_least = ordered[low] if (1 - q) ** n <= 0.025 else 0.0
+    at_most = ordered[high] if q**n <= 0.025 else math.inf
+    return Estimate(ordered[min(n - 1, int(q * n))], at_least, at_most, n, better, unit, note)
+
+
+def timings(
+    model: Model, settings: Sequence[Mapping[str, Any]] = ({},), *, patience: float = PATIENCE
+) -> list[Timings]:
+    """Timings at each of these settings of the model's options, in one fresh process on the model's device.
+
+    Up to `patience` seconds a setting are spent on calls at batch 1, so that p99 has an interval.
     Raises NotMeasurable for a model that cannot be saved, or whose class another process cannot import.
     """
     from diptych.runs import save_model
@@ -59,11 +143,15 @@ def measure_speed(model: Model, settings: Sequence[Mapping[str, Any]] = ({},)) -
             "threads": torch.get_num_threads(),
             "device": str(next(model.parameters()).device),
             "modules": sorted(modules),
+            "patience": patience,
         }
-        return [{name: Estimate(**e) for name, e in scores.items()} for scores in _in_own_process(job)]
+        return [
+            Timings({int(batch): seconds for batch, seconds in calls.items()}, memory)
+            for calls, memory in _in_own_process(job)
+        ]
 
 
-def _in_own_process(job: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _in_own_process(job: Mapping[str, Any]) -> list[tuple[dict[str, list[float]], float]]:
     # the other process finds what this one found
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "diptych.metrics.speed", json.dumps(job)]
@@ -71,59 +159,43 @@ def _in_own_process(job: Mapping[str, Any]) -> list[dict[str, Any]]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
         raise DiptychError(f"the process that measures speed failed: {reason}")
-    scores: list[dict[str, Any]] = json.loads(done.stdout)
-    return scores
+    found: list[tuple[dict[str, list[float]], float]] = json.loads(done.stdout)
+    return found
 
 
-def speeds(models: Sequence[Model], memory: Memory) -> list[dict[str, Estimate]]:
-    """Speed of each model, here and now."""
-    peaks = [memory.of(model) for model in models]
-    keep_buffers()  # as every command does; not before, since what it keeps would be counted
-    singles = [timed(model, 1, ONE) for model in models]
-    return [
-        {**latency(times), "memory_mib": peak, "images_per_s": throughput(model, times)}
-        for model, times, peak in zip(models, singles, peaks, strict=True)
-    ]
+def calls_by_batch(model: Model, patience: float = PATIENCE) -> dict[int, list[float]]:
+    """Seconds of each of repeated calls at batch 1, then at larger batches while they give more images/s.
 
-
-def latency(times: Sequence[float]) -> dict[str, Estimate]:
-    """Milliseconds from seed to image, p50 and p95, of calls that took so many seconds."""
-    ordered = sorted(1000 * t for t in times)
-    return {
-        "latency_ms": quantile(ordered, 0.5, "lower", "ms", "p50, one image at a time"),
-        "latency_p95_ms": quantile(ordered, 0.95, "lower", "ms", "p95, one image at a time"),
-    }
-
-
-def throughput(model: Model, singles: Sequence[float]) -> Estimate:
-    """Images/s at the batch size that gives most. Larger ones are tried while they help.
-
-    singles: seconds of calls at batch 1.
+    One larger batch at least is tried where a call at batch 1 takes less than `SLOWEST`.
     """
-    best, fastest = 1, sorted(1 / t for t in singles)
+    calls = {1: timed(model, 1, ONE, patience=patience)}
     for batch in BATCHES:
-        before = fastest[-1]  # the least disturbed call decides what is tried; what is told is the median
-        if batch / before > LONGEST:
+        # the least disturbed call decides what is tried; what is told is the median
+        rate = max(size / min(seconds) for size, seconds in calls.items())
+        expected = batch / rate
+        if expected > LONGEST and (len(calls) > 1 or 1 / rate > SLOWEST):
             break
-        rates = sorted(batch / t for t in timed(model, batch, MANY))
-        if rates[-1] > before:
-            best, fastest = batch, rates
-        if rates[-1] < 1.05 * before:
+        calls[batch] = timed(model, batch, MANY, warm=expected < LONGEST)
+        if batch / min(calls[batch]) < 1.05 * rate:
             break
-    return quantile(
-        fastest,
-        0.5,
-        "higher",
-        "images/s",
-        f"median at batch {best}, the best of calls up to about {LONGEST} s",
-    )
+    return calls
 
 
-def timed(model: Model, batch: int, seconds: float, least: int = 3, most: int = 300) -> list[float]:
-    """Seconds of each of repeated calls, after one call or a fifth of the time to warm up."""
+def timed(
+    model: Model, batch: int, seconds: float, *, patience: float = 0.0, warm: bool = True
+) -> list[float]:
+    """Seconds of each of repeated calls, after one call or a fifth of the time to warm up.
+
+    There are 6 or more, as the interval of a median needs; up to `patience` seconds are spent on having
+    the 400 that the interval of a p99 can be read from.
+    """
     calls = _calls(model, batch, next(model.parameters()).device)
-    _spend(calls, seconds / 5, 1, most)
-    return _spend(calls, seconds, least, most)
+    if warm:
+        _spend(calls, seconds / 5, 1)
+    spent = _spend(calls, seconds, 6)
+    while len(spent) < 400 and sum(spent) < patience:
+        spent.append(next(calls))
+    return spent
 
 
 def _calls(model: Model, batch: int, device: torch.device) -> Iterator[float]:
@@ -137,21 +209,11 @@ def _calls(model: Model, batch: int, device: torch.device) -> Iterator[float]:
         seed += batch
 
 
-def _spend(calls: Iterator[float], seconds: float, least: int, most: int) -> list[float]:
+def _spend(calls: Iterator[float], seconds: float, least: int, most: int = 1000) -> list[float]:
     spent: list[float] = []
     while len(spent) < least or (sum(spent) < seconds and len(spent) < most):
         spent.append(next(calls))
     return spent
-
-
-def quantile(ordered: Sequence[float], q: float, better: Better, unit: str, what: str) -> Estimate:
-    """A quantile of sorted values with the interval that order statistics give, whatever the distribution."""
-    n = len(ordered)
-    low, high = rank_interval(n, q)
-    value = ordered[min(n - 1, int(q * n))]
-    return Estimate(
-        value, ordered[low], ordered[high], n, better, unit, f"{what}; interval: order statistics"
-    )
 
 
 class Memory:
@@ -160,7 +222,7 @@ class Memory:
     def __init__(self) -> None:
         self.before, _ = resident()
 
-    def of(self, model: Model) -> Estimate:
+    def of(self, model: Model) -> float:
         """MiB at the peak of drawing one image at a time: weights and activations."""
         device = next(model.parameters()).device
         if device.type == "cuda":
@@ -168,10 +230,9 @@ class Memory:
         else:
             reset_peak()
         model.sample(range(2), batch=1)
-        note = "peak at batch 1, weights included, torch itself not"
         if device.type == "cuda":
-            return Estimate.exact(torch.cuda.max_memory_allocated(device) / 2**20, "lower", "MiB", note)
-        return Estimate.exact(max(0.0, resident()[1] - self.before), "lower", "MiB", note)
+            return torch.cuda.max_memory_allocated(device) / 2**20
+        return max(0.0, resident()[1] - self.before)
 
 
 def resident() -> tuple[float, float]:
@@ -199,25 +260,28 @@ def reset_peak() -> None:
 
 
 def main(text: str) -> None:
-    """The other process: reads the job, prints the scores as JSON."""
+    """The other process: reads the job, prints for each setting its timings as JSON."""
     import importlib
 
     from diptych.runs import load_model
 
     job = json.loads(text)
     out = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # a model may print; the scores must stay readable
+    with contextlib.redirect_stdout(sys.stderr):  # a model may print; what was found must stay readable
         torch.set_num_threads(job["threads"])
         for name in job["modules"]:
             importlib.import_module(name)
         memory = Memory()
         model = load_model(job["directory"], job["device"])
         models = [model.using(**setting) if setting else model for setting in job["settings"]]
-        scores = speeds(models, memory)
-    json.dump([{name: asdict(e) for name, e in each.items()} for each in scores], out)
+        peaks = [memory.of(model) for model in models]
+        keep_buffers()  # as every command does; not before, since what it keeps would be counted
+        patience = job["patience"]
+        found = [(calls_by_batch(model, patience), peak) for model, peak in zip(models, peaks, strict=True)]
+    json.dump(found, out)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("job", help="JSON: directory, settings, threads, device, modules")
+    parser.add_argument("job", help="JSON: directory, settings, threads, device, modules, patience")
     main(parser.parse_args().job)

@@ -22,6 +22,13 @@ def examined(record: DuelRecord) -> str:
     return decisive(record) if decisive(record) in names else next(iter(names), "")
 
 
+def looked_at(record: DuelRecord) -> str:
+    """At how many images the exams looked, as far as the logs say."""
+    sizes = sorted({line["exam_n"] for c in record.contenders for line in c.curve if line.get("exam_n")})
+    ends = dict.fromkeys(sizes[:1] + sizes[-1:])
+    return f" of {' to '.join(f'{n:,}' for n in ends)} images" if ends else ""
+
+
 def series(contender: Contender, part: str, name: str) -> Series:
     """(seconds of training, value) for each log line that has both as finite numbers."""
     found = []
@@ -51,7 +58,7 @@ def training_plot(
     unit, word = time_unit(span)
     better = next((p.scores[score].better for p in record.points if score in p.scores), "neither")
     notes = ([f"{better} is better"] if better != "neither" else []) + (["log scale"] if log else [])
-    above = score + (f" ({', '.join(notes)})" if notes else "")
+    above = score + looked_at(record) + (f" ({', '.join(notes)})" if notes else "")
     shown = [index for index, line in enumerate(lines) if line]
     late = [index for index in shown if x(lines[index][-1][0]) > x.end - room]
     heights = dict(zip(late, spread([y(lines[i][-1][1]) for i in late], 16, y.end, y.start), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diptych.report.record import DuelRecord
+from diptych.report.record import Contender, DuelRecord
 from diptych.report.table import PREFIXES, prefix
 from diptych.scores import number
 
@@ -32,13 +32,20 @@ def spent_rows(record: DuelRecord) -> list[Spent]:
     for index, contender in enumerate(record.contenders):
         spent = contender.spent
         images = f"{spent['images']:,.0f}" if "images" in spent else "–"
-        time = duration(spent["seconds"]) if "seconds" in spent else "–"
+        time = duration(spent["seconds"]) + exams(contender) if "seconds" in spent else "–"
         compute = large(spent["flop"], "FLOP") if spent.get("flop") else "–"
         arguments = " ".join(f"--{k.replace('_', '-')} {text(v)}" for k, v in contender.arguments.items())
         rows.append(
             Spent(contender.name, index, images, time, compute, f"{contender.recipe} {arguments}".strip())
         )
     return rows
+
+
+def exams(contender: Contender) -> str:
+    """What exams and sample sheets took beside the training, as far as its log says."""
+    seconds = sum(line.get("exam_seconds", 0.0) + line.get("sheet_seconds", 0.0) for line in contender.curve)
+    share = 100 * seconds / max(contender.spent["seconds"], 1e-9)
+    return f" + {duration(seconds)} of exams and samples ({number(share)} %)" if seconds else ""
 
 
 def data_facts(card: Mapping[str, Any]) -> Facts:

@@ -140,4 +140,4 @@ def shown(estimate: Estimate, column: Column, best: bool = False) -> Cell:
 
 def figure(value: float) -> str:
     """`number` with a true minus sign."""
-    return number(value).replace("-", "−") if math.isfinite(value) else "not finite"
+    return number(value).replace("-", "−") if not math.isnan(value) else "not a number"
