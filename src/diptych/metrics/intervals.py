@@ -76,14 +76,16 @@ def from_subsets(
 
 
 def subsets(n: int, m: int, most: int = 1000) -> tuple[list[tuple[Tensor, Tensor]], float]:
-    """REPEATS pairs of rows of n reals and m fakes: half of each set, or `most`; the same ones always.
+    """REPEATS pairs of rows of n reals and m fakes: half of each, or fewer so that neither has over `most`.
+
+    The same ones always.
 
     Also what the spread of a statistic over them is multiplied by to be that over whole sets.
     """
-    size = max(1, min(most, n // 2, m // 2))
-    smaller = min(n, m)
-    pairs = [(_rows(n, size, repeat, 0), _rows(m, size, repeat, 1)) for repeat in range(REPEATS)]
-    return pairs, math.sqrt(size / max(1, smaller - size))
+    share = min(0.5, most / max(n, m))
+    reals, fakes = max(1, int(share * n)), max(1, int(share * m))
+    pairs = [(_rows(n, reals, repeat, 0), _rows(m, fakes, repeat, 1)) for repeat in range(REPEATS)]
+    return pairs, math.sqrt(share / (1 - share))
 
 
 def spreads(values: Tensor, scale: float) -> list[Spread]:

@@ -1,0 +1,89 @@
+"""Bits per dimension of held-out 8-bit images, of a density (Theis et al., 2016, arXiv:1511.01844).
+
+Uniform dequantisation: level u of a pixel is anywhere in u - 1/2 to u + 1/2. On average, that is at least as
+many bits as the model's own distribution over the 256 levels would take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from diptych.errors import NotMeasurable
+from diptych.exam import Exam, metric
+from diptych.metrics.intervals import from_influence, normal
+from diptych.model import Condition, Model
+from diptych.scores import Estimate
+
+MOST = 256  # a density may cost as much as a hundred samples
+BLOCK = 32
+PER_LEVEL = math.log2(127.5)  # 127.5 levels to a unit of [-1, 1]
+
+
+@metric
+def bits_per_dim(exam: Exam) -> Mapping[str, Estimate]:
+    """Bits that the model needs for a channel of a pixel of a held-out image; 8 is knowing nothing."""
+    model = exam.asked("bits per dimension")
+    images, labels = exam.images("real")[:MOST], exam.labels("real")
+    label = labels[:MOST] if labels is not None and "label" in model.wants else None
+    bits = bits_of(model, images, label, exam.device)
+    if len(bits) < 2:
+        raise NotMeasurable("an interval of bits per dimension needs 2 held-out images or more")
+    value = float(bits.mean())
+    spread = from_influence(bits - value, None)
+    note = f"uniform dequantisation of {len(bits)} held-out images"
+    note += ", given their labels" if label is not None else ""
+    return {
+        "bits_per_dim": Estimate(
+            value,
+            *normal(value, spread.error),
+            len(bits),
+            "lower",
+            "bits",
+            note + ". Interval: normal, over the images",
+            replicates=spread.replicates,
+        )
+    }
+
+
+def bits_of(
+    model: Model, images: Tensor, label: Tensor | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Bits per dimension (N,) of uint8 images (N, C, H, W). Raises NotMeasurable without a density."""
+    was_training = model.training
+    model.eval()
+    try:
+        nats = torch.cat([_nats(model, images, label, rows, device) for rows in _blocks(len(images))])
+    finally:
+        model.train(was_training)
+    odd = ~nats.isfinite()
+    if odd.any():
+        raise NotMeasurable(
+            f"the density is not finite for {int(odd.sum())} of {len(nats)} held-out images",
+            f"the first is number {int(odd.nonzero()[0])}",
+        )
+    return PER_LEVEL - nats / (math.log(2) * math.prod(images.shape[1:]))
+
+
+def dequantised(images: Tensor, first: int = 0) -> Tensor:
+    """uint8 (N, C, H, W) as float32 about [-1, 1], each level spread evenly; image i has its own seed."""
+    noise = [
+        torch.rand(image.shape, generator=torch.Generator().manual_seed(first + i))
+        for i, image in enumerate(images)
+    ]
+    return (images.float() + torch.stack(noise) - 0.5) / 127.5 - 1
+
+
+@torch.no_grad()
+def _nats(
+    model: Model, images: Tensor, label: Tensor | None, rows: slice, device: torch.device | str
+) -> Tensor:
+    condition = Condition(label=None if label is None else label[rows]).to(device)
+    return model.log_prob(dequantised(images[rows], rows.start).to(device), condition).double().cpu()
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
