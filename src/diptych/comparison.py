@@ -77,7 +77,7 @@ def apart(first: Report, second: Report, score: str) -> tuple[bool, str]:
     a, b = first.scores[score], second.scores[score]
     if a.replicates and b.replicates:
         found = difference(first, second, score)
-        return found.decided, f"paired {p_value(found.p)}"
+        return found.decided, f"the paired test gives {p_value(found.p)}"
     overlap = a.overlaps(b)
     return not overlap, "the intervals overlap" if overlap else "the intervals do not overlap"
 

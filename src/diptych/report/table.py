@@ -65,13 +65,15 @@ class Table:
 
 
 def tables(record: DuelRecord) -> list[Table]:
-    """Quality, which has a floor, and cost, which has none. A score that nobody has is in neither."""
+    """Quality, which has a floor; copying, which has none; and cost, which is not of images."""
     points = record.points
     names = list(dict.fromkeys(name for point in points for name in point.scores))
     floored = {name for point in points for name in point.floor}
+    sampled = {name for point in points for name, score in point.scores.items() if score.replicates}
     parts = (
         ("Quality", [n for n in names if n in floored]),
-        ("Cost", [n for n in names if n not in floored]),
+        ("Copying", [n for n in names if n in sampled - floored]),  # scores of images that have no floor
+        ("Cost", [n for n in names if n not in floored | sampled]),
     )
     filled = [table(record, title, chosen) for title, chosen in parts if chosen]
     return filled or [table(record, "Scores", [])]
