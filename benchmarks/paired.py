@@ -101,7 +101,7 @@ def finish(results: Mapping[str, Any], out: Path | None) -> None:
 
 
 def run_all(runs: Mapping[str, Sequence[str]]) -> None:
-    """Runs benchmarks by name with their flags, each in a process of its own; says at the end which failed."""
+    """Runs benchmarks by name with their flags, each in its own process; says at the end which failed."""
     failed = []
     for name, flags in runs.items():
         print(f"\n## {name}.py {' '.join(flags)}\n", flush=True)

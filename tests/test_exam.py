@@ -144,7 +144,7 @@ def test_a_perfect_model_scores_the_floor_and_a_poor_one_does_not(digits: DataSe
 
 def test_the_report_says_what_it_was_made_with(digits: DataSet, report: Report) -> None:
     card = report.ruler
-    assert (card.extractor, card.data, card.n, card.seed) == ("diptych-0", "digits", 360, 0)
+    assert (card.extractor, card.data, card.n, card.seed) == ("diptych-1", "digits", 360, 0)
     assert card.extractor_sha256 == extractor().sha256
     assert card.held_out_sha256 == digits.held_out.sha256
     assert report.options == {"steps": 3}

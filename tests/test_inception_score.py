@@ -72,7 +72,7 @@ def test_too_few_images() -> None:
 
 
 def test_without_logits_the_users_labels_serve() -> None:
-    exam = Exam(None, made_up(held_out=32), keep=False).against_real()
+    exam = Exam(None, made_up(held_out=32), extractor="diptych-0", keep=False).against_real()
     found = inception_score(exam)["inception_score"]
     assert 1 <= found.low <= found.value <= 4
     assert "logistic regression" in found.note

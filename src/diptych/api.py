@@ -41,7 +41,8 @@ def train(
 ) -> Run:
     """Trains a recipe and returns its run directory; the same call again resumes, or returns at once.
 
-    exam: samples scored at each tick; 0: none; "auto": as many as 5 % of the training's time allow. Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`; see
+    exam: samples scored at each tick; 0: none; "auto": as many as 5 % of the training's time allow.
+    Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`; see
     `diptych.training.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
     """
     spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe

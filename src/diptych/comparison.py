@@ -125,7 +125,7 @@ def check_cards(name: str, card: RulerCard, other_name: str, other: RulerCard) -
 
 
 def two_sided(t: float, degrees: int) -> float:
-    """The p-value of Student's t: by the normal that it is close to (Wallace, 1959; 3 digits from 10 degrees).
+    """The p-value of Student's t: by the normal that it is close to (Wallace, 1959; 3 digits from 10 on).
 
     >>> round(two_sided(2.0, 99), 4)
     0.0482

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 import diptych.features
 from diptych.errors import WrongUse, did_you_mean
 
-BUILTIN = "diptych-0"  # what "builtin" means in this version
+BUILTIN = "diptych-1"  # what "builtin" means in this version
 HELPERS = {"extractor", "store"}
 
 

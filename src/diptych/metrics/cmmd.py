@@ -25,7 +25,7 @@ def cmmd(exam: Exam) -> Mapping[str, Estimate]:
     if not exam.extractor.name.startswith("clip"):
         raise NotMeasurable(
             f"CMMD looks at CLIP embeddings, and the extractor is {exam.extractor.name}",
-            "measure with a CLIP extractor: --ruler clip-1:PATH",
+            "measure with a CLIP extractor: --ruler clip:PATH",
         )
     real, fake = exam.features("real"), exam.features("fake")
     enough("CMMD", ENOUGH, real, fake)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,31 +107,50 @@ def copying_test(train: Tensor, real: Tensor, fake: Tensor) -> Estimate:
     """C_T of features (T, D), (N, D), (M, D): z-scores of a rank test of L in each cell, averaged."""
     centres = _centres(train, max(1, min(CELLS, min(len(real), len(fake)) // IN_CELL)))
     places = [nearest(each, centres).number for each in (train, real, fake)]
-    influence = [torch.zeros(len(each), dtype=torch.float64) for each in (real, fake)]
-    scores, weights = [], []
+    cells = []
     for cell in range(len(centres)):
         known, reals, fakes = (torch.nonzero(place == cell).squeeze(1) for place in places)
         if len(fakes) < LEAST or not len(reals) or not len(known):
             continue
         lengths = (nearest(each, train[known]).squared[:, 0] for each in (real[reals], fake[fakes]))
-        score, *parts = rank_test(*lengths)
-        scores.append(score)
-        weights.append(len(reals))
-        for side, rows, part in zip(influence, (reals, fakes), parts, strict=True):
-            side[rows.cpu()] = part.cpu() * len(reals) * len(side) / len(rows)
-    if not scores:
+        cells.append(Cell((reals.cpu(), fakes.cpu()), *rank_test(*lengths)))
+    if not cells:
         raise NotMeasurable(
             f"C_T needs a cell with {LEAST} fakes and a held-out image", "look at more images"
         )
+    weights = [len(cell.rows[0]) for cell in cells]
     total = sum(weights)
-    value = sum(s * w for s, w in zip(scores, weights, strict=True)) / total
-    spread = from_influence(influence[0] / total, influence[1] / total)
+    value = sum(cell.score * weight for cell, weight in zip(cells, weights, strict=True)) / total
+    spread = from_influence(*_influence(cells, value, (len(real), len(fake))))
     chance = 1.96 * math.hypot(*weights) / total
     note = (
-        f"in {len(scores)} cells; 0 ± {chance:.2g}: as far as held-out images, far below is copying, far "
+        f"in {len(cells)} cells; 0 ± {chance:.2g}: as far as held-out images, far below is copying, far "
         "above far off; grows with the root of n. Interval: normal, from each image's ranks"
     )
     return Estimate(value, *normal(value, spread.error), len(fake), "neither", "", note, spread.replicates)
+
+
+class Cell(NamedTuple):
+    """A cell's reals and fakes by number, its score, and what each of them adds to it."""
+
+    rows: tuple[Tensor, Tensor]
+    score: float
+    real: Tensor
+    fake: Tensor
+
+
+def _influence(cells: list[Cell], value: float, sizes: tuple[int, int]) -> list[Tensor]:
+    """What each real and each fake adds to C_T: by its rank, and by being in this cell and not in another."""
+    total = sum(len(cell.rows[0]) for cell in cells)
+    influence = [torch.zeros(size, dtype=torch.float64) for size in sizes]
+    for cell in cells:
+        n, m = map(len, cell.rows)
+        for side, rows, part in zip(influence, cell.rows, (cell.real, cell.fake), strict=True):
+            # the score of a cell goes as the root of n m / (n + m + 1)
+            larger = cell.score * (1 / len(rows) - 1 / (n + m + 1)) / 2
+            side[rows] = (part.cpu() / len(rows) + larger) * (n * len(side) / total)
+        influence[0][cell.rows[0]] += (cell.score - value) * sizes[0] / total  # cells weigh as their reals
+    return influence
 
 
 def rank_test(real: Tensor, fake: Tensor) -> tuple[float, Tensor, Tensor]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import normal, proportion
-from diptych.metrics.manifolds import found
+from diptych.metrics.intervals import proportion, rate
+from diptych.metrics.manifolds import DENSITY_K, found
 from diptych.scores import Estimate
 
 NOTE = "k = 5, borders included; interval: {}, with the variance of both sets from halves of them"
@@ -20,12 +20,12 @@ NOTE = "k = 5, borders included; interval: {}, with the variance of both sets fr
 def density_coverage(exam: Exam) -> Mapping[str, Estimate]:
     """Density: how crowded with reals the fakes are. Coverage: the share of reals with a fake near."""
     shares, (_, _, density, coverage), reals, fakes = found(exam)
-    low, high = normal(shares.density, density.error)
+    low, high = rate(shares.density, 1 / (DENSITY_K * fakes), density.error, DENSITY_K)
     covered = proportion(shares.coverage, reals, coverage.error)
-    normally, wilson = NOTE.format("normal"), NOTE.format("Wilson")
+    counted, wilson = NOTE.format("score interval of a count"), NOTE.format("Wilson")
     return {
         "density": Estimate(
-            shares.density, max(0.0, low), high, fakes, "higher", "", normally, replicates=density.replicates
+            shares.density, low, high, fakes, "higher", "", counted, replicates=density.replicates
         ),
         "coverage": Estimate(
             shares.coverage, *covered, reals, "higher", "", wilson, replicates=coverage.replicates

@@ -37,8 +37,23 @@ def standard_error(values: Tensor) -> float:
 
 def proportion(share: float, n: int, error: float) -> tuple[float, float]:
     """Of a share of n with this standard error: Wilson's, for as many independent cases as that tells."""
-    cases = share * (1 - share) / error**2 if error else n
+    # a share of 0 or 1 says little of its variance: two cases of each kind are added (Agresti, Coull, 1998)
+    likely = (share * n + 2) / (n + 4)
+    cases = likely * (1 - likely) / error**2 if error else n
     return wilson(share, min(n, max(1.0, cases)))
+
+
+def rate(value: float, unit: float, error: float, most: float) -> tuple[float, float]:
+    """Of a mean of counts with this standard error, to which each count adds `unit`: a score interval.
+
+    Counts come in clusters: as large as the error tells, or of `most` where nothing was counted.
+    """
+    counts = value / unit
+    cluster = max(1.0, (error / unit) ** 2 / counts) if counts else most
+    cases = counts / cluster
+    half = Z * math.sqrt(cases + Z**2 / 4)
+    low, high = (unit * cluster * max(0.0, cases + Z**2 / 2 + side * half) for side in (-1, 1))
+    return low, high
 
 
 class Spread(NamedTuple):

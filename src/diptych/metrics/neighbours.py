@@ -1,4 +1,4 @@
-"""Exact nearest neighbours and balls around images, in tiles: at most 200 MiB beside the features.
+"""Exact nearest neighbours and balls around images, in tiles: one copy of the features and 200 MiB at most.
 
 Lower bounds of distances (bounds.py) decide nearly all pairs; what they leave open, a few pairs an image, is
 computed by direct differences in float64. So results are those of float64, and copies are at distance 0.
