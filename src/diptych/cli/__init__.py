@@ -33,7 +33,7 @@ VERBS = {
     "duel": "Train contenders under one budget, measure them with one ruler, say which to ship.",
     "train": "Train one recipe on images; the same command again resumes.",
     "sample": "Draw images from a run: a sheet, a folder of files or an .npz.",
-    "evaluate": "Measure runs with the ruler: quality, diversity, latency, memory, with 95 % intervals.",
+    "evaluate": "Measure runs, models and images with one ruler: quality, diversity, copying, cost.",
     "choose": "The best of measured runs under constraints, with the reason for each that was dropped.",
     "export": "One ONNX file that turns noise (and labels) into images, checked against the run.",
     "data": "Look at images before training on them.",

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import enough, from_influence, normal
+from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.metrics.mmd import Discrepancy, discrepancy
 from diptych.scores import Estimate
 
@@ -35,7 +35,7 @@ def cmmd(exam: Exam) -> Mapping[str, Estimate]:
         "the paper's unbiased estimator, all pairs; its authors' code has the biased one, here "
         f"{found.biased:.4g}; interval: jackknife over the images of both sets, less what it counts twice"
     )
-    interval = normal(found.value, spread.error)
+    interval = corrected(found.value, spread)
     return {"cmmd": Estimate(found.value, *interval, len(fake), "lower", "", note, spread.replicates)}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import enough, from_influence, normal
+from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.metrics.mmd import less
 from diptych.metrics.moments import (
     ROWS,
@@ -53,7 +53,7 @@ class Frechet(NamedTuple):
 def estimate(found: Frechet, real: Tensor, fake: Tensor, name: str) -> Estimate:
     """The distance of features (N, D) and (M, D) as a score: its interval, its replicates, its bias."""
     spread = from_influence(found.real, found.fake)
-    low, high = normal(found.value, spread.error)
+    low, high = corrected(found.value, spread)
     note = (
         f"at this n; {name} is biased upwards, here by about {bias(real, fake):.2g}, the floor alike. "
         f"Interval: delta method over the images of both sets, for {name} at this n"

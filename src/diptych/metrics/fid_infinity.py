@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diptych.exam import Exam, metric
 from diptych.metrics.fid import Frechet, frechet
-from diptych.metrics.intervals import enough, from_influence, normal
+from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.scores import Estimate
 
 PER_DIMENSION = 2.4  # a half must have more images than dimensions
@@ -32,7 +32,7 @@ def fid_infinity(exam: Exam) -> Mapping[str, Estimate]:
     enough(f"FID_infinity in {dim} dimensions", max(ENOUGH, int(PER_DIMENSION * dim) + 1), real, fake)
     whole = exam.shared("frechet of pooled", lambda: frechet(real, fake))
     value, spread = extrapolated(whole, real, fake), from_influence(whole.real, whole.fake)
-    interval = normal(value, spread.error)
+    interval = corrected(value, spread)
     return {
         "fid_infinity": Estimate(value, *interval, len(fake), "lower", "", NOTE, spread.replicates),
     }

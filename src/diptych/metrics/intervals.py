@@ -30,6 +30,19 @@ def normal(value: float, error: float) -> tuple[float, float]:
     return value - Z * error, value + Z * error
 
 
+def corrected(value: float, spread: Spread) -> tuple[float, float]:
+    """Of an estimate whose influence values may be skewed: by the transformation of Hall (1992, JRSS B 54).
+
+    A few images that weigh much make an estimate low and sure more often than high. No end comes nearer.
+    """
+    low, high = normal(value, spread.error)
+    a = max(-1.0, min(1.0, spread.skew))
+    if abs(a) < 1e-6:
+        return low, high
+    below, above = (3 / a * float(np.cbrt(1 + a * (z - a / 6)) - 1) for z in (Z, -Z))
+    return min(low, value - spread.error * below), max(high, value - spread.error * above)
+
+
 def standard_error(values: Tensor) -> float:
     """Of the mean of independent values (N,)."""
     return float(values.double().std() / math.sqrt(len(values)))
@@ -61,6 +74,7 @@ class Spread(NamedTuple):
 
     error: float  # standard error
     replicates: tuple[float, ...] = ()  # (REPEATS,) deviations, see Estimate
+    skew: float = 0.0  # skewness of the estimate, where it is known
 
 
 def from_influence(real: Tensor | None, fake: Tensor | None) -> Spread:
@@ -68,14 +82,15 @@ def from_influence(real: Tensor | None, fake: Tensor | None) -> Spread:
 
     The error is exact; the replicates are a multiplier bootstrap with fixed signs.
     """
-    variance, replicates = 0.0, np.zeros(REPEATS)
+    variance, third, replicates = 0.0, 0.0, np.zeros(REPEATS)
     for side, influence in enumerate((real, fake)):
         if influence is not None:
             values = influence.double().cpu().numpy()
             centred = (values - values.mean()) * math.sqrt(1 / max(1, len(values) - 1) / len(values))
             variance += float((centred**2).sum())
+            third += float((centred**3).sum())
             replicates += _signs(len(values), side) @ centred
-    return Spread(math.sqrt(variance), rounded(replicates))
+    return Spread(math.sqrt(variance), rounded(replicates), third / variance**1.5 if variance else 0.0)
 
 
 def from_subsets(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.errors import WrongUse
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import enough, from_influence, normal
+from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.metrics.mmd import Discrepancy, discrepancy
 from diptych.scores import Estimate
 
@@ -28,7 +28,7 @@ def kid(exam: Exam) -> Mapping[str, Estimate]:
     enough("KID", ENOUGH, real, fake)
     found = kernel_distance(real, fake)
     spread = from_influence(found.real, found.fake)
-    interval = normal(found.value, spread.error)
+    interval = corrected(found.value, spread)
     return {"kid": Estimate(found.value, *interval, len(fake), "lower", "", NOTE, spread.replicates)}
 
 

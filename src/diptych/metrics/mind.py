@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diptych.exam import Exam, metric
-from diptych.metrics.intervals import enough, from_influence, normal
+from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.scores import Estimate
 
 ENOUGH = 16
@@ -29,7 +29,7 @@ def mind(exam: Exam) -> Mapping[str, Estimate]:
     enough("MIND", ENOUGH, real, fake)
     found = monge_distance(real, fake)
     spread = from_influence(found.real, found.fake)
-    low, high = normal(found.value, spread.error)
+    low, high = corrected(found.value, spread)
     note = (
         f"at this n; MIND is biased upwards, here by about {bias(real, fake):.2g}, the floor alike. "
         f"{DIRECTIONS:,} directions, the same always. Interval: delta method over the images of both sets, "
