@@ -26,6 +26,7 @@ class Difference:
     high: float
     p: float  # two-sided, of no difference
     better: Better = "lower"
+    ruler: str = ""  # the extractor's name
 
     @property
     def decided(self) -> bool:
@@ -66,7 +67,8 @@ def difference(first: Report, second: Report, score: str) -> Difference:
     error = stdev(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
     half = error * student(0.975, degrees)
     p = two_sided(value / error, degrees) if error > 0 else float(value == 0)
-    return Difference(score, (first.name, second.name), value, value - half, value + half, p, a.better)
+    names, ruler = (first.name, second.name), first.ruler.extractor
+    return Difference(score, names, value, value - half, value + half, p, a.better, ruler)
 
 
 def apart(first: Report, second: Report, score: str) -> tuple[bool, str]:

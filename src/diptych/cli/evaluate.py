@@ -133,7 +133,7 @@ def tell(grading: Grading) -> None:
         table(rows, ["score", *(report.name for report in reports), "floor (real images)"])
     if grading.differences:
         rows = [
-            [d.score, f"{d.names[0]} - {d.names[1]}", str(d), d.winner if d.decided else "not decidable"]
+            [f"{d.score}, {d.ruler}", " - ".join(d.names), str(d), d.winner if d.decided else "not decidable"]
             for d in grading.differences
         ]
         table(rows, ["paired test", "difference", "value [95 %], p", "better"])
