@@ -182,6 +182,19 @@ def test_evaluate_then_choose(trained: Path, capsys: pytest.CaptureFixture[str])
     assert "fid" in capsys.readouterr().err
 
 
+def test_other_references_and_rulers_leave_the_usual_report_alone(trained: Path) -> None:
+    usual = ["evaluate", str(trained), "--n", "100", "--metric", "fid", "--steps", "1", "--no-floor"]
+    assert run(usual) == 0
+    file = trained / "reports" / "edm-1-step.json"
+    before = file.read_text()
+    assert run([*usual, "--against", "digits", "--split", "all"]) == 0
+    assert run([*usual, "--ruler", "diptych-0"]) == 0
+    assert file.read_text() == before
+    found = {str(path.relative_to(trained / "reports")) for path in (trained / "reports").glob("*/*.json")}
+    assert found == {"all-digits/edm-1-step.json", "diptych-0/edm-1-step.json"}
+    assert run(["choose", str(trained / "reports" / "diptych-0")]) == 0
+
+
 def test_data_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(4):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(

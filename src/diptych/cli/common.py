@@ -168,22 +168,6 @@ def with_options(model: Model, options: Mapping[str, str]) -> tuple[Model, dict[
     return model.using(**changes), changes
 
 
-def data_of(run: Path, source: str | None = None) -> DataSet:
-    """The data set that a run was trained on, opened with the same arguments and checked against its hash."""
-    from diptych.data import open_data
-    from diptych.errors import RunError
-    from diptych.runs import open_run
-
-    recorded = open_run(run).recipe["data"]
-    data = open_data(source or recorded["source"], **recorded["arguments"])
-    if data.card.held_out_sha256 != recorded["held_out_sha256"]:
-        raise RunError(
-            f"{data.card.source} is no longer what {run} was trained on: the held-out images differ",
-            "bring the old files back, or name them with --data",
-        )
-    return data
-
-
 def reports_in(paths: Sequence[Path]) -> list[Report]:
     """Every report of these runs, duels (their directories) or report files.
 
@@ -194,7 +178,10 @@ def reports_in(paths: Sequence[Path]) -> list[Report]:
 
     found: list[Report] = []
     for path in paths:
-        files = sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json")) or [path]
+        files = sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json"))
+        if path.parent.name == "reports":  # of another ruler or reference
+            files = sorted(path.glob("*.json"))
+        files = files or [path]
         trees = [read_json(file) for file in files if file.suffix == ".json" and file.is_file()]
         reports = [Report.from_json(tree) for tree in trees if isinstance(tree, dict) and "scores" in tree]
         if path.is_dir() and not reports:

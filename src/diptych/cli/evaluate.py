@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -98,7 +99,7 @@ def evaluate(
         )
         if rank:
             return
-    keep(grading)
+    keep(grading, "" if against is None and split == "auto" else f"{split}-{against or 'data'}")
     if out is not None:
         write_json(out, grading.to_json())
     if as_json:
@@ -107,16 +108,20 @@ def evaluate(
         tell(grading)
 
 
-def keep(grading: Grading) -> None:
-    """Leaves reports of runs in their directories."""
+def keep(grading: Grading, reference: str) -> None:
+    """Leaves reports of runs in their directories.
+
+    Reports of one folder are compared, and a later one of the same name takes the place of an earlier: other
+    rulers, and a reference that is not the run's own held-out images, have folders of their own.
+    """
     from diptych.features.extractor import BUILTIN
     from diptych.files import write_json
     from diptych.scores import slug
 
     for report in grading.reports:
         if report.run:
-            # other rulers in folders of their own, since reports of one folder are compared
-            own = "" if report.ruler.extractor == BUILTIN else slug(report.ruler.extractor)
+            ruler = "" if report.ruler.extractor == BUILTIN else report.ruler.extractor
+            own = re.sub(r"[^\w.]+", "-", "-".join(filter(None, (ruler, reference)))).strip("-.")
             write_json(Path(report.run) / "reports" / own / f"{slug(report.name)}.json", report.to_json())
 
 

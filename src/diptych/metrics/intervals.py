@@ -43,11 +43,6 @@ def corrected(value: float, spread: Spread) -> tuple[float, float]:
     return min(low, value - spread.error * below), max(high, value - spread.error * above)
 
 
-def standard_error(values: Tensor) -> float:
-    """Of the mean of independent values (N,)."""
-    return float(values.double().std() / math.sqrt(len(values)))
-
-
 def proportion(share: float, n: int, error: float) -> tuple[float, float]:
     """Of a share of n with this standard error: Wilson's, for as many independent cases as that tells."""
     # a share of 0 or 1 says little of its variance: two cases of each kind are added (Agresti, Coull, 1998)
