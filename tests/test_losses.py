@@ -14,10 +14,13 @@ from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.losses import gradient_penalty, relativistic
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, Guided, without_labels
+from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, without_labels
+from diptych.diffusion.guidance import Guided
+from diptych.diffusion.objective import edm, lognormal, uniform
+from diptych.diffusion.schedules import VE
 from diptych.method import Batch, Clock, Condition
 from diptych.methods.consistency import Consistency
-from diptych.methods.edm import EDM, edm_weight
+from diptych.methods.denoising import Denoising
 from diptych.training import Settings, Training
 
 
@@ -62,7 +65,7 @@ class Zero(nn.Module):
 def test_edm_loss_begins_at_one_on_data_of_the_assumed_deviation() -> None:
     """With F = 0, D = c_skip x; for x ~ N(0, s^2) the weighted error is 1 at every noise level."""
     torch.manual_seed(0)
-    method = EDM(EDMDenoiser(Zero(), sigma_data=0.5))
+    method = Denoising(EDMDenoiser(Zero(), sigma_data=0.5), levels=lognormal(-1.2, 1.2), weight=uniform)
     x = 0.5 * torch.randn(4096, 1, 8, 8)
     loss, _ = method.loss(Batch(x, Condition()), Clock(0, 1, 0))
     assert loss.item() == pytest.approx(1, abs=0.01)
@@ -70,8 +73,9 @@ def test_edm_loss_begins_at_one_on_data_of_the_assumed_deviation() -> None:
 
 def test_edm_weight_undoes_c_out() -> None:
     sigma, s = torch.tensor([0.002, 0.5, 80.0]), 0.5
-    c_out = sigma * s / (sigma**2 + s**2).sqrt()
-    torch.testing.assert_close(edm_weight(sigma, s).flatten() * c_out**2, torch.ones(3))
+    c_out = EDMDenoiser(Zero(), s).c_out(sigma)
+    torch.testing.assert_close(edm(s)(sigma, c_out) * c_out**2, torch.ones(3))
+    torch.testing.assert_close(uniform(sigma, c_out), edm(s)(sigma, c_out))
 
 
 def test_edm_preconditioning_keeps_unit_variance() -> None:
@@ -95,7 +99,7 @@ class Constant(Denoiser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.image_shape, self.classes = (1, 4, 4), 0
+        self.image_shape, self.classes, self.schedule = (1, 4, 4), 0, VE()
         self.value = nn.Parameter(torch.tensor(0.25))
         self.asked: list[tuple[bool, float]] = []
 
@@ -135,7 +139,7 @@ def test_consistency_gap_halves_each_stage() -> None:
 
 def test_guidance_extrapolates() -> None:
     class Labelled(Denoiser):
-        image_shape, classes = (1, 2, 2), 3
+        image_shape, classes, schedule = (1, 2, 2), 3, VE()
 
         def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
             assert condition.label is not None

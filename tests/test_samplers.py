@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from diptych.diffusion.samplers import consistency, euler, geometric, heun, karras
+from diptych.diffusion.samplers.consistency import consistency
+from diptych.diffusion.samplers.euler import euler
+from diptych.diffusion.samplers.grids import geometric, karras
+from diptych.diffusion.samplers.heun import heun
 from diptych.model import Noise
 
 MEAN, DEVIATION = 0.3, 0.5

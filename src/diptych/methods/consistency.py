@@ -30,7 +30,7 @@ class Consistency(DenoiserMethod):
         huber: float = 0.0,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
-        super().__init__(denoiser, lr, options)
+        super().__init__(denoiser, lr=lr, options=options)
         self.q, self.stages, self.first_stage = q, stages, first_stage
         self.P_mean, self.P_std, self.huber = P_mean, P_std, huber
 

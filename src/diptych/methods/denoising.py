@@ -1,26 +1,36 @@
-"""What methods that train a denoiser share: the one phase, the U-Net by size, a run to start from."""
+"""What methods that train a denoiser share: the loss, the phase, the U-Net by size, a run to start from."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
+
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import Denoiser
+from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, each, without_labels
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
+from diptych.diffusion.objective import Levels, Weight
 from diptych.errors import WrongUse
-from diptych.method import Batch, Clock, Loss, Method, Phase, adam, warmup_cosine
+from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, warmup_cosine
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
 
 
 class DenoiserMethod(Method):
-    """Trains one denoiser by one loss; its model is that denoiser behind a sampler."""
+    """Trains one denoiser; its model is that denoiser behind a sampler."""
 
-    def __init__(self, denoiser: Denoiser, lr: float, options: DiffusionOptions) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        *,
+        lr: float = 1e-3,
+        lr_scale: Schedule = warmup_cosine,
+        options: DiffusionOptions = DiffusionOptions(),
+    ) -> None:
         super().__init__()
         self.model: DiffusionModel = DiffusionModel(denoiser, options)
-        self.lr = lr
+        self.lr, self.lr_scale = lr, lr_scale
 
     @property
     def denoiser(self) -> Denoiser:
@@ -29,11 +39,41 @@ class DenoiserMethod(Method):
 
     def phases(self) -> Sequence[Phase]:
         """One: the denoiser learns."""
-        return [Phase("denoiser", self.loss, adam(self.denoiser, self.lr), lr_scale=warmup_cosine, clip=1.0)]
+        optimizer = adam(self.denoiser, self.lr)
+        return [Phase("denoiser", self.loss, optimizer, lr_scale=self.lr_scale, clip=1.0)]
 
     @abstractmethod
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """What the denoiser minimises."""
+
+
+class Denoising(DenoiserMethod):
+    """Diffusion: some noise levels, and the weight of an error at each."""
+
+    def __init__(
+        self,
+        denoiser: NetworkDenoiser,
+        *,
+        levels: Levels,
+        weight: Weight,
+        label_dropout: float = 0.1,
+        lr: float = 1e-3,
+        lr_scale: Schedule = warmup_cosine,
+        options: DiffusionOptions = DiffusionOptions(),
+    ) -> None:
+        super().__init__(denoiser, lr=lr, lr_scale=lr_scale, options=options)
+        self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
+        self.c_out = denoiser.c_out
+
+    def loss(self, batch: Batch, clock: Clock) -> Loss:
+        """weight(sigma) ||D(x + sigma eps) - x||^2."""
+        x, condition = batch
+        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
+        sigma = self.levels(x.shape[0], x.device)
+        noisy = x + each(sigma) * torch.randn_like(x)
+        error = (self.denoiser(noisy, sigma, condition) - x).square()
+        weighted = each(self.weight(sigma, self.c_out(sigma))) * error
+        return weighted.mean(), {"mse": error.detach().mean()}
 
 
 def unet_for(data: Images, *, width: int, blocks: int, dropout: float) -> UNet:

@@ -1,0 +1,199 @@
+"""Guidance: denoisers around denoisers that trade diversity for agreement with what was asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from diptych.diffusion.denoiser import Denoiser, Wrapper, each, no_label
+from diptych.errors import WrongUse
+from diptych.model import Condition
+from diptych.saveable import saveable
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strongly, at which noise levels, and how what is too much is taken back."""
+
+    scale: float = 1.0  # 1: the conditional density itself
+    low: float = 0.0  # guided from this noise level ...
+    high: float = float("inf")  # ... to this one (Kynkäänniemi et al., 2024, arXiv:2404.07724)
+    rescale: float = (
+        0.0  # 1: the guided image keeps the deviation of the unguided one (Lin et al., 2023, eq. 16)
+    )
+
+    def apply(self, good: Tensor, weak: Tensor, sigma: Tensor) -> Tensor:
+        """weak + scale (good - weak) where sigma is in the interval, good elsewhere."""
+        scale = self.scale
+        if self.low > 0 or self.high < float("inf"):
+            inside = each((sigma >= self.low) & (sigma <= self.high))
+            found = torch.lerp(weak, good, torch.where(inside, scale, 1.0).to(good.dtype))
+        else:
+            found = torch.lerp(weak, good, scale)
+        if not self.rescale:
+            return found
+        was, now = (image.std((1, 2, 3), keepdim=True) for image in (good, found))
+        return found * torch.lerp(torch.ones_like(was), was / now.clamp_min(1e-8), self.rescale)
+
+
+def twice(
+    denoiser: Denoiser, x: Tensor, sigma: Tensor, one: Condition, other: Condition
+) -> tuple[Tensor, Tensor]:
+    """What a denoiser sees under two conditions, through the network as one batch."""
+    assert one.label is not None
+    assert other.label is not None
+    both = replace(one, label=torch.cat([one.label, other.label]))
+    sigma = sigma if sigma.shape[0] == 1 else torch.cat([sigma, sigma])
+    seen, n = denoiser(torch.cat([x, x]), sigma, both), x.shape[0]
+    return seen[:n], seen[n:]  # chunk(2) would fix the batch size of an exported graph
+
+
+class Guided(Wrapper):
+    """Classifier-free guidance: D(x) + scale (D(x, label) - D(x)) (Ho and Salimans, arXiv:2207.12598).
+
+    negative: a class to be led away from, in the place of no label.
+    """
+
+    def __init__(self, denoiser: Denoiser, strength: Strength | float, negative: int | None = None) -> None:
+        super().__init__(denoiser)
+        self.strength = strength if isinstance(strength, Strength) else Strength(strength)
+        self.negative = negative
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,); both terms go through the network as one batch."""
+        label = condition.label
+        if label is None:
+            return self.denoiser(x, sigma, condition)  # type: ignore[no-any-return]
+        weak = no_label(label, self.classes)
+        weak = weak if self.negative is None else torch.full_like(label, self.negative)
+        return self.strength.apply(*twice(self.denoiser, x, sigma, condition, Condition(label=weak)), sigma)
+
+
+class AutoGuided(Wrapper):
+    """Autoguidance: away from a weaker version of the model, for labels or without
+    (Karras et al., 2024, arXiv:2406.02507)."""
+
+    def __init__(self, denoiser: Denoiser, weak: Denoiser, strength: Strength) -> None:
+        super().__init__(denoiser)
+        self.weak, self.strength = weak, strength
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,)."""
+        good, weak = self.denoiser(x, sigma, condition), self.weak(x, sigma, condition)
+        return self.strength.apply(good, weak, sigma)
+
+
+class ClassifierGuided(Wrapper):
+    """Classifier guidance: D(x) + scale sigma^2 grad log p(label | x) (Dhariwal and Nichol, 2021,
+    arXiv:2105.05233, algorithm 1). The denoiser hears the label only where it was trained with labels."""
+
+    def __init__(self, denoiser: Denoiser, classifier: nn.Module, strength: Strength) -> None:
+        super().__init__(denoiser)
+        self.classifier, self.strength = classifier, strength
+        self.classes = classifier.classes  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,)."""
+        heard = condition if self.denoiser.classes else replace(condition, label=None)
+        clean: Tensor = self.denoiser(x, sigma, heard)
+        if condition.label is None:
+            return clean
+        with torch.inference_mode(False), torch.enable_grad():
+            noisy = x.detach().clone().requires_grad_(True)
+            logits = self.classifier(noisy, sigma.clone())
+            chosen = logits.log_softmax(1).gather(1, condition.label.clone()[:, None]).sum()
+            (slope,) = torch.autograd.grad(chosen, noisy)
+        led = clean + each(sigma).square() * slope
+        return self.strength.apply(led, clean, sigma)
+
+
+class Composed(Wrapper):
+    """Several conditions at once: D(x) + sum_i weight_i (D(x, label_i) - D(x)); a negative weight leads away
+    (Liu et al., 2022, arXiv:2206.01714, equation 11)."""
+
+    def __init__(self, denoiser: Denoiser, labels: Sequence[int], weights: Sequence[float]) -> None:
+        super().__init__(denoiser)
+        if not denoiser.classes:
+            raise WrongUse("conditions are composed of labels", "this model knows none")
+        if not labels or len(labels) != len(weights):
+            raise WrongUse(f"there are {len(labels)} labels but {len(weights)} weights")
+        if not all(0 <= label < denoiser.classes for label in labels):
+            raise WrongUse(f"labels are 0 to {denoiser.classes - 1}, not {', '.join(map(str, labels))}")
+        self.labels, self.weights = tuple(labels), tuple(weights)
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,); all terms go through the network as one batch."""
+        n, terms = x.shape[0], [self.classes, *self.labels]
+        label = torch.tensor(terms, device=x.device).repeat_interleave(n)
+        many = sigma if sigma.shape[0] == 1 else sigma.repeat(len(terms))
+        seen = self.denoiser(x.repeat(len(terms), 1, 1, 1), many, replace(condition, label=label))
+        none, *found = seen.chunk(len(terms))
+        return none + sum(  # type: ignore[no-any-return]
+            weight * (one - none) for weight, one in zip(self.weights, found, strict=True)
+        )
+
+
+class Thresholded(Wrapper):
+    """Clean images within [-1, 1]: cut there (percentile 1), or first divided by this percentile of their own
+    absolute values where it is larger (dynamic thresholding; Saharia et al., 2022, arXiv:2205.11487).
+    """
+
+    def __init__(self, denoiser: Denoiser, percentile: float = 0.995) -> None:
+        super().__init__(denoiser)
+        if not 0 < percentile <= 1:
+            raise WrongUse(f"a percentile lies between 0 and 1, not at {percentile}")
+        self.percentile = percentile
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,)."""
+        return self.within(self.denoiser(x, sigma, condition))
+
+    def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The clean image within [-1, 1], and the learned variance."""
+        clean, fraction = self.denoiser.moments(x, sigma, condition)
+        return self.within(clean), fraction
+
+    def within(self, clean: Tensor) -> Tensor:
+        """The image, cut or divided and cut."""
+        if self.percentile == 1:
+            return clean.clamp(-1, 1)
+        bound = clean.flatten(1).abs().quantile(self.percentile, 1).clamp_min(1)
+        return torch.minimum(torch.maximum(clean, -each(bound)), each(bound)) / each(bound)
+
+
+class Guide(nn.Module, ABC):
+    """What leads a diffusion model where its options ask for guidance; saved with it."""
+
+    @abstractmethod
+    def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
+        """The denoiser, led."""
+
+
+@saveable
+class WeakGuide(Guide):
+    """Away from a weaker denoiser: an earlier checkpoint, or a smaller network."""
+
+    def __init__(self, weak: Denoiser) -> None:
+        super().__init__()
+        self.weak = weak
+
+    def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
+        """Autoguidance."""
+        return AutoGuided(denoiser, self.weak, strength)
+
+
+@saveable
+class ClassifierGuide(Guide):
+    """Towards what a classifier of noisy images takes for the label."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
+        """Classifier guidance."""
+        return ClassifierGuided(denoiser, self.classifier, strength)

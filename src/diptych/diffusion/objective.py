@@ -1,0 +1,90 @@
+"""What a denoiser learns from: which noise levels, and how much an error at each of them weighs.
+
+Every diffusion loss is weight(sigma) ||D(x + sigma eps) - x||^2 over some distribution of sigma (Kingma and
+Gao, 2023, arXiv:2303.00848): methods differ by these two functions, and by what their networks predict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diptych.diffusion.schedules import Schedule, Table
+from diptych.errors import WrongUse, did_you_mean
+
+Levels = Callable[[int, torch.device], Tensor]  # so many noise levels, drawn from torch's generator
+Weight = Callable[[Tensor, Tensor], Tensor]  # sigma and c_out(sigma), (B,) each -> (B,)
+
+
+def lognormal(mean: float, deviation: float) -> Levels:
+    """log sigma is normal (EDM, table 1)."""
+    return lambda n, device: (mean + deviation * torch.randn(n, device=device)).exp()
+
+
+def uniform_times(schedule: Schedule) -> Levels:
+    """Every time is as likely; of a schedule with steps, every step (DDPM, algorithm 1)."""
+
+    def draw(n: int, device: torch.device) -> Tensor:
+        if isinstance(schedule, Table):
+            last = len(schedule.exact) - 1
+            return schedule.level(torch.randint(last + 1, (n,), device=device) / last)
+        return schedule.level(torch.rand(n, device=device))
+
+    return draw
+
+
+def logit_normal_times(schedule: Schedule, mean: float = 0.0, deviation: float = 1.0) -> Levels:
+    """The time's logit is normal: most of the work is in the middle (Esser et al., 2024, equation 19)."""
+
+    def draw(n: int, device: torch.device) -> Tensor:
+        return schedule.level((mean + deviation * torch.randn(n, device=device)).sigmoid())
+
+    return draw
+
+
+def uniform(sigma: Tensor, c_out: Tensor) -> Tensor:
+    """The network's own error, whatever it predicts: for eps the simple loss (DDPM, equation 14)."""
+    return c_out.square().reciprocal()
+
+
+def snr(sigma: Tensor, c_out: Tensor) -> Tensor:
+    """The signal-to-noise ratio: the error of eps, whatever the network predicts."""
+    return sigma.square().reciprocal()
+
+
+def min_snr(gamma: float = 5.0) -> Weight:
+    """The signal-to-noise ratio, at most gamma (Hang et al., 2023, arXiv:2303.09556)."""
+    return lambda sigma, c_out: sigma.square().reciprocal().clamp_max(gamma)
+
+
+def edm(sigma_data: float = 0.5) -> Weight:
+    """(sigma^2 + s^2) / (sigma s)^2 (EDM, table 1)."""
+    return lambda sigma, c_out: (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def p2(gamma: float = 1.0, k: float = 1.0) -> Weight:
+    """SNR / (k + SNR)^gamma: less for the last, invisible noise (Choi et al., 2022, arXiv:2204.00227)."""
+
+    def weigh(sigma: Tensor, c_out: Tensor) -> Tensor:
+        ratio = sigma.square().reciprocal()
+        return ratio / (k + ratio) ** gamma
+
+    return weigh
+
+
+WEIGHTS: dict[str, Weight] = {
+    "uniform": uniform,
+    "snr": snr,
+    "min-snr": min_snr(),
+    "edm": edm(),
+    "p2": p2(),
+}
+
+
+def weight(name: str) -> Weight:
+    """The weighting of this name. Raises WrongUse with the nearest name where there is none."""
+    if name not in WEIGHTS:
+        raise WrongUse(f"there is no weighting called {name}", did_you_mean(name, list(WEIGHTS)))
+    return WEIGHTS[name]

@@ -1,0 +1,67 @@
+"""What a sampler is: a pure function of a denoiser, a start, noise levels and a stream of noise.
+
+Noise levels are Python floats, so that a whole sampler exports as one graph and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from diptych.model import Noise
+
+
+class Denoise(Protocol):
+    """A denoiser under its condition: a noisy batch and its level to a clean batch."""
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor: ...
+
+
+Walk = Callable[..., Tensor]  # (denoise, x, sigmas, noise, **options): x at sigmas[0] to x at sigmas[-1]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A walk down the noise levels with its name and what it promises."""
+
+    name: str
+    walk: Walk
+    order: int  # of convergence on the probability-flow ODE; 0: it samples, each time anew
+    calls: int = 1  # of the network a step, at most
+    takes: frozenset[str] = field(default_factory=frozenset)  # options of its own
+
+    def __call__(
+        self, denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, **options: Any
+    ) -> Tensor:
+        """Images at the last level, from x (B, C, H, W) at the first of falling levels."""
+        return self.walk(denoise, x, sigmas, noise, **options)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same start always leads to the same image (unless an option adds noise)."""
+        return self.order > 0
+
+
+def sampler(name: str, *, order: int, calls: int = 1) -> Callable[[Walk], Sampler]:
+    """Marks a function as a sampler; its keyword-only arguments are options that a model may give it."""
+
+    def mark(walk: Walk) -> Sampler:
+        parameters = inspect.signature(walk).parameters.values()
+        takes = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        return Sampler(name, walk, order, calls, takes)
+
+    return mark
+
+
+def samplers() -> dict[str, Sampler]:
+    """Every sampler by name, from the modules beside this one."""
+    package = __name__.rpartition(".")[0]
+    folder = importlib.import_module(package)
+    modules = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(folder.__path__)]
+    return {s.name: s for module in modules for s in vars(module).values() if isinstance(s, Sampler)}

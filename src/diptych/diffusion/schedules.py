@@ -1,0 +1,315 @@
+"""Schedules: how much image and how much noise there is at each time, x_t = alpha_t x_0 + sigma_t eps.
+
+Everything else works with the noise level sigma_t / alpha_t, the noise of x_t / alpha_t: it is all that two
+schedules differ by (Karras et al., 2022, arXiv:2206.00364, appendix B), so that a network trained on one can
+be sampled along another. At pure noise the level is infinite; it is cut at LARGEST.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from diptych.errors import WrongUse, did_you_mean
+from diptych.saveable import saveable
+
+LARGEST = 1e5  # a level from which on x_t / sqrt(alpha_t^2 + sigma_t^2) is noise to five digits
+T = 1000
+
+
+class Schedule(nn.Module, ABC):
+    """Image and noise at times from 0, a clean image or nearly so, to 1, noise or nearly so."""
+
+    @abstractmethod
+    def level(self, t: Tensor) -> Tensor:
+        """sigma_t / alpha_t at times t of any shape, at most LARGEST."""
+
+    @abstractmethod
+    def time(self, level: Tensor) -> Tensor:
+        """The inverse of `level`; the nearest end for levels outside."""
+
+    @abstractmethod
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma where sigma / alpha is `level`."""
+
+    @abstractmethod
+    def told(self, t: Tensor) -> Tensor:
+        """What a network that counts steps is told at time t: about 0 to 1000."""
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and sigma_t."""
+        return self.coefficients(self.level(t))
+
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest level."""
+        low, high = self.level(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        return low, high
+
+
+def variance_preserving(level: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma with alpha^2 + sigma^2 = 1."""
+    alpha = (1 + level.square()).rsqrt()
+    return alpha, level * alpha
+
+
+class Table(Schedule):
+    """A schedule known at equally spaced times; between them the logarithm of the level is linear in time."""
+
+    log_level: Tensor
+
+    def __init__(self, level: Tensor) -> None:
+        super().__init__()
+        rising = level.double().clamp(1e-8, LARGEST).log()
+        if len(level) < 2 or not rising.isfinite().all() or (rising.diff() < 0).any():
+            raise WrongUse("a schedule's noise level must not fall with time", "alpha falls and sigma rises")
+        self.register_buffer("log_level", rising.float(), persistent=False)
+        self.exact = tuple(rising.exp().tolist())  # the levels of the steps
+
+    def level(self, t: Tensor) -> Tensor:
+        """sigma_t / alpha_t, interpolated."""
+        return interpolated(self.log_level, t).exp()
+
+    def time(self, level: Tensor) -> Tensor:
+        """The inverse of `level`."""
+        table, wanted = self.log_level.to(level.dtype), level.clamp(1e-8, LARGEST).log()
+        # counts rather than searches: the same values, and it exports
+        below = (table <= wanted[..., None]).sum(-1).sub(1).clamp(0, len(table) - 2)
+        low, high = table[below], table[below + 1]
+        inside = ((wanted - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+        return (below + inside) / (len(table) - 1)
+
+    def told(self, t: Tensor) -> Tensor:
+        """The step's number, from 0; between two steps a fraction."""
+        return t * (len(self.log_level) - 1)
+
+
+def interpolated(table: Tensor, t: Tensor) -> Tensor:
+    """Values of a table at times from 0, its first, to 1, its last."""
+    table, place = table.to(t.dtype), t.clamp(0, 1) * (len(table) - 1)
+    below = place.floor().long().clamp_max(len(table) - 2)
+    return torch.lerp(table[below], table[below + 1], place - below)
+
+
+@saveable
+class Discrete(Table):
+    """Some number of steps, the betas "linear" (DDPM, arXiv:2006.11239), "scaled-linear" (latent diffusion,
+    arXiv:2112.10752), "cosine" (improved DDPM, arXiv:2102.09672) or "sigmoid" (GeoDiff, arXiv:2203.02923).
+    zero_snr: the last step is noise alone (Lin et al., 2023, arXiv:2305.08891, algorithm 1)."""
+
+    def __init__(self, betas: str = "linear", steps: int = T, zero_snr: bool = False) -> None:
+        if betas not in BETAS:
+            raise WrongUse(f"there are no betas called {betas}", did_you_mean(betas, list(BETAS)))
+        if steps < 2:
+            raise WrongUse(f"a schedule needs at least 2 steps, not {steps}")
+        alpha_bar = (1 - BETAS[betas](steps)).cumprod(0)
+        if zero_snr:
+            alpha_bar = without_the_last_signal(alpha_bar)
+        super().__init__(((1 - alpha_bar) / alpha_bar.clamp_min(1e-30)).sqrt())
+
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alpha_bar) and sqrt(1 - alpha_bar)."""
+        return variance_preserving(level)
+
+
+@saveable
+class Tabulated(Table):
+    """A schedule of the user's own, as values at equally spaced times from 0 to 1."""
+
+    size: Tensor
+
+    def __init__(self, alphas: Sequence[float], sigmas: Sequence[float]) -> None:
+        alpha, sigma = torch.tensor(alphas).double(), torch.tensor(sigmas).double()
+        if alpha.shape != sigma.shape or (alpha < 0).any() or (sigma < 0).any():
+            raise WrongUse("a schedule needs as many alphas as sigmas, none of them negative")
+        super().__init__(sigma / alpha.clamp_min(1e-30))
+        self.register_buffer("size", (alpha.square() + sigma.square()).sqrt().float(), persistent=False)
+
+    @classmethod
+    def of(cls, alpha: Callable[[float], float], sigma: Callable[[float], float], n: int = 1001) -> Tabulated:
+        """The schedule of two functions of time, kept at `n` times: a file holds numbers, never functions."""
+        times = [i / (n - 1) for i in range(n)]
+        return cls(tuple(map(alpha, times)), tuple(map(sigma, times)))
+
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma where their ratio is `level`, as large together as the user's are there."""
+        alpha, sigma = variance_preserving(level)
+        size = interpolated(self.size, self.time(level))
+        return size * alpha, size * sigma
+
+
+@saveable
+class VP(Schedule):
+    """The variance-preserving SDE, continuous DDPM (Song et al., 2021, arXiv:2011.13456, equation 33)."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        super().__init__()
+        if not 0 < beta_min < beta_max:
+            raise WrongUse(f"beta_min {beta_min} must lie between 0 and beta_max {beta_max}")
+        self.beta_min, self.slope = beta_min, beta_max - beta_min
+
+    def level(self, t: Tensor) -> Tensor:
+        """sqrt(1 / alpha_t^2 - 1) with -2 log alpha_t = t^2 (beta_max - beta_min) / 2 + t beta_min."""
+        t = t.clamp(1e-5, 1)
+        return (t * (t * self.slope / 2 + self.beta_min)).expm1().sqrt()
+
+    def time(self, level: Tensor) -> Tensor:
+        """The inverse of `level` (EDM, table 1)."""
+        twice = torch.log1p(level.square())
+        t: Tensor = ((self.beta_min**2 + 2 * self.slope * twice).sqrt() - self.beta_min) / self.slope
+        return t.clamp(1e-5, 1)
+
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha^2 + sigma^2 = 1."""
+        return variance_preserving(level)
+
+    def told(self, t: Tensor) -> Tensor:
+        """999 t (EDM, table 1)."""
+        return (T - 1) * t
+
+
+@saveable
+class VE(Schedule):
+    """Noise is added and nothing taken away, evenly in log sigma (Song et al., 2021, section 3.4)."""
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        super().__init__()
+        if not 0 < sigma_min < sigma_max:
+            raise WrongUse(f"sigma_min {sigma_min} must lie between 0 and sigma_max {sigma_max}")
+        self.low, self.span = math.log(sigma_min), math.log(sigma_max / sigma_min)
+
+    def level(self, t: Tensor) -> Tensor:
+        """sigma_min (sigma_max / sigma_min)^t."""
+        return (self.low + self.span * t).exp()
+
+    def time(self, level: Tensor) -> Tensor:
+        """The inverse of `level`."""
+        return ((level.log() - self.low) / self.span).clamp(0, 1)
+
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """1 and the level."""
+        return torch.ones_like(level), level
+
+    def told(self, t: Tensor) -> Tensor:
+        """999 t."""
+        return (T - 1) * t
+
+
+@saveable
+class Cosine(Schedule):
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2), continuous (Salimans and Ho, 2022, arXiv:2202.00512)."""
+
+    def level(self, t: Tensor) -> Tensor:
+        """tan(pi t / 2)."""
+        angle = t.clamp(1e-4, 1) * (math.pi / 2)
+        return (angle.sin() / angle.cos().clamp_min(1 / LARGEST)).clamp_max(LARGEST)
+
+    def time(self, level: Tensor) -> Tensor:
+        """The inverse of `level`."""
+        return (level.atan() * (2 / math.pi)).clamp(1e-4, 1)
+
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha^2 + sigma^2 = 1."""
+        return variance_preserving(level)
+
+    def told(self, t: Tensor) -> Tensor:
+        """999 t."""
+        return (T - 1) * t
+
+
+@saveable
+class Flow(Schedule):
+    """The straight line alpha = 1 - s, sigma = s (rectified flow, Liu et al., 2022, arXiv:2209.03003; flow
+    matching, Lipman et al., 2022, arXiv:2210.02747). shift > 1 spends more of the time t in noise, as large
+    images need: s = shift t / (1 + (shift - 1) t) (Esser et al., 2024, arXiv:2403.03206, equation 23).
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        super().__init__()
+        if shift <= 0:
+            raise WrongUse(f"shift must be positive, not {shift}")
+        self.shift = shift
+
+    def level(self, t: Tensor) -> Tensor:
+        """s / (1 - s)."""
+        s = self.line(t.clamp(1e-5, 1))
+        return (s / (1 - s).clamp_min(1 / LARGEST)).clamp_max(LARGEST)
+
+    def line(self, t: Tensor) -> Tensor:
+        """s, the place on the straight line, at time t."""
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def time(self, level: Tensor) -> Tensor:
+        """The inverse of `level`."""
+        s = level / (1 + level)
+        return (s / (self.shift - (self.shift - 1) * s)).clamp(1e-5, 1)
+
+    def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """1 / (1 + level) and level / (1 + level)."""
+        alpha = 1 / (1 + level)
+        return alpha, level * alpha
+
+    def told(self, t: Tensor) -> Tensor:
+        """1000 s: the network knows the line, not how time runs along it."""
+        return T * self.line(t)
+
+
+def linear_betas(steps: int) -> Tensor:
+    """From 1e-4 to 0.02 at 1000 steps; for other numbers scaled so that the last image is as noisy."""
+    scale = T / steps
+    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp_max(0.999)
+
+
+def scaled_linear_betas(steps: int) -> Tensor:
+    """Linear in sqrt(beta), from 0.00085 to 0.012."""
+    scale = T / steps
+    root = torch.linspace((8.5e-4 * scale) ** 0.5, (0.012 * scale) ** 0.5, steps, dtype=torch.float64)
+    return root.square().clamp_max(0.999)
+
+
+def cosine_betas(steps: int) -> Tensor:
+    """alpha_bar = cos^2((t + 0.008) / 1.008 pi / 2), betas at most 0.999 (improved DDPM, equation 17)."""
+    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    alpha_bar = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
+
+
+def sigmoid_betas(steps: int) -> Tensor:
+    """A sigmoid from -6 to 6, stretched to 1e-4 to 0.02."""
+    scale = T / steps
+    s = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
+    return (s * (0.02 - 1e-4) * scale + 1e-4 * scale).clamp_max(0.999)
+
+
+BETAS: dict[str, Callable[[int], Tensor]] = {
+    "linear": linear_betas,
+    "scaled-linear": scaled_linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
+
+
+def without_the_last_signal(alpha_bar: Tensor) -> Tensor:
+    """sqrt(alpha_bar) shifted and scaled so that it ends at 0 and begins where it did."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+
+
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    **{name: partial(Discrete, name) for name in BETAS},
+    "vp": VP,
+    "ve": VE,
+    "cosine-continuous": Cosine,
+    "flow": Flow,
+}
+
+
+def schedule(name: str) -> Schedule:
+    """The schedule of this name. Raises WrongUse with the nearest name where there is none."""
+    if name not in SCHEDULES:
+        raise WrongUse(f"there is no schedule called {name}", did_you_mean(name, list(SCHEDULES)))
+    return SCHEDULES[name]()

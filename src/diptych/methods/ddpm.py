@@ -1,0 +1,68 @@
+"""DDPM: a thousand small steps, each learned as the noise in it (Ho et al., 2020, arXiv:2006.11239)."""
+
+from __future__ import annotations
+
+from diptych.data.images import Images
+from diptych.diffusion.denoiser import ScheduleDenoiser
+from diptych.diffusion.model import DiffusionOptions
+from diptych.diffusion.objective import uniform_times, weight
+from diptych.diffusion.schedules import schedule
+from diptych.methods.denoising import Denoising, by_size, unet_for
+from diptych.recipe import Recipe, recipe
+
+
+@recipe(width=8, blocks=1, batch=8)
+def ddpm(
+    data: Images,
+    *,
+    width: int = 0,
+    blocks: int = 0,
+    batch: int = 64,
+    lr: float = 0.0,
+    dropout: float = 0.0,
+    label_dropout: float = 0.1,
+    betas: str = "linear",
+    target: str = "eps",
+    weighting: str = "uniform",
+    sampler: str = "euler",
+    steps: int = 20,
+) -> Recipe:
+    """Diffusion as it began: a discrete schedule, the network predicts the noise, the simple loss.
+
+    Parameters
+    ----------
+    width
+        Channels at full resolution; 0: 32 for images of up to 16 pixels, 64 above.
+    blocks
+        Residual blocks a level; 0: one for images of up to 16 pixels, two above.
+    batch
+        Images a step.
+    lr
+        Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.064 / width.
+    dropout
+        Inside residual blocks; 0.1 to 0.2 helps where images are few.
+    label_dropout
+        Share of images trained without their label, for classifier-free guidance.
+    betas
+        The schedule: linear, scaled-linear, cosine, sigmoid, or one of the continuous ones (vp, flow ...).
+    target
+        What the network predicts: eps, x0, v or flow.
+    weighting
+        Of the squared error by noise level: uniform, snr, min-snr, edm or p2.
+    sampler
+        ddpm with 1000 steps is the paper's; the default needs 20.
+    steps
+        Default number of sampling steps; `--steps` at sampling overrides it.
+    """
+    width, blocks, lr = by_size(data, width, blocks, lr)
+    network = unet_for(data, width=width, blocks=blocks, dropout=dropout)
+    denoiser = ScheduleDenoiser(network, schedule(betas), target, told="level")
+    method = Denoising(
+        denoiser,
+        levels=uniform_times(denoiser.schedule),
+        weight=weight(weighting),
+        lr=lr,
+        label_dropout=label_dropout,
+        options=DiffusionOptions(steps=steps, sampler=sampler, grid="trailing", threshold=1.0),
+    )
+    return Recipe(method, batch=batch)
