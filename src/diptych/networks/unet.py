@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.networks.labels import LabelEmbedding
 from diptych.saveable import saveable
 
 
@@ -24,6 +25,7 @@ class UNet(nn.Module):
         image_shape: tuple[int, int, int],
         *,
         classes: int = 0,
+        attributes: int = 0,
         width: int = 64,
         multipliers: tuple[int, ...] = (1, 2, 2),
         blocks: int = 2,
@@ -31,12 +33,12 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.image_shape, self.classes = image_shape, classes
+        self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
         channels, embedding = image_shape[0], 4 * width
         self.level = nn.Sequential(
             FourierLevel(width), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
-        self.label = nn.Embedding(classes + 1, embedding) if classes else None  # the last row is "no label"
+        self.label = LabelEmbedding(embedding, classes=classes, attributes=attributes)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         c, skips = width, [width]
@@ -64,13 +66,10 @@ class UNet(nn.Module):
         self.multiple = 2 ** (len(multipliers) - 1)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W); level (B,) or (1,), about -4 to 4; label (B,) int64, `classes` for none."""
+        """x (B, C, H, W); level (B,) or (1,), about -4 to 4; label as in LabelEmbedding."""
         _, height, width = self.image_shape
-        embedding = self.level(level)
-        if self.label is not None:
-            none = torch.full((1,), self.classes, device=x.device)
-            embedding = embedding + self.label(none if label is None else label)
-        embedding = F.silu(embedding)
+        embedding, labelled = self.level(level), self.label(label, x.device)
+        embedding = F.silu(embedding if labelled is None else embedding + labelled)
         x = self.stem(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
         skips = [x]
         for block in self.down:

@@ -1,0 +1,32 @@
+"""Labels as vectors: classes, continuous attributes, or none."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LabelEmbedding(nn.Module):
+    """A label to a vector. "No label", for classifier-free guidance, has a vector of its own.
+
+    Classes are int64 (B,), `classes` for none; attributes float (B, K), not-a-number for none.
+    """
+
+    def __init__(self, width: int, *, classes: int = 0, attributes: int = 0) -> None:
+        super().__init__()
+        self.classes = classes
+        self.table = nn.Embedding(classes + 1, width) if classes else None
+        self.linear = nn.Linear(attributes, width) if attributes else None
+        self.none = nn.Parameter(torch.zeros(width)) if attributes else None
+
+    def forward(self, label: Tensor | None, device: torch.device) -> Tensor | None:
+        """(B, width), (1, width) where there is no label, None where none can be given."""
+        if self.table is not None:
+            none = torch.full((1,), self.classes, device=device)
+            return self.table(none if label is None else label)  # type: ignore[no-any-return]
+        if self.linear is None or self.none is None:
+            return None
+        if label is None:
+            return self.none[None]
+        unknown = label.isnan().any(1, keepdim=True)
+        return torch.where(unknown, self.none, self.linear(label.nan_to_num()))
