@@ -27,7 +27,7 @@ LAW: dict[str, set[str]] = {
     "data": {"errors", "model", "data", "files"},
     "method": {"model"},
     "track": {"method", "model"},
-    "networks": {"saveable", "networks"},
+    "networks": {"errors", "saveable", "networks"},
     "diffusion": {"errors", "model", "saveable", "diffusion"},
     "adversarial": {"errors", "model", "saveable", "adversarial"},
     "recipe": {"errors", "method", "data"},
@@ -35,6 +35,7 @@ LAW: dict[str, set[str]] = {
         "errors",
         "recipe",
         "method",
+        "model",
         "diffusion",
         "adversarial",
         "networks",
@@ -88,6 +89,9 @@ LAW: dict[str, set[str]] = {
     "report": {"errors", "scores", "choice", "files", "report"},
     "exporter": {"errors", "model", "runs", "data", "saveable", "files", "exporter"},
     # where the panels meet
+    "sweep": {"errors", "files", "grading", "report", "scores", "subject"},
+    "drawing": {"diffusion", "errors", "model", "pictures", "report", "runs"},
+    "autoguidance": {"diffusion", "errors", "runs", "saveable"},
     "catalog": {"errors", "methods", "metrics", "recipe", "exam"},
     "contest": {
         "errors",

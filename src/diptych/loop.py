@@ -27,7 +27,7 @@ from diptych.errors import Diverged, RunError
 from diptych.files import read_state, write_json, write_state, write_text
 from diptych.probe import Plan, probe
 from diptych.recipe import RecipeSpec
-from diptych.runs import Run, read_lines, save_model
+from diptych.runs import Run, read_lines, save_model, save_weights
 from diptych.track import Examine, Tracker, Watch
 from diptych.training import Settings, Training
 
@@ -255,6 +255,8 @@ class Loop:
             pictures.save(sheet, self.run.path / "samples" / f"{training.images:012d}.png")
             line["sheet_seconds"] = since(drawn)
         save_model(model, self.run.path)
+        if training.images // self.tick_images in [2**i for i in range(training.settings.snapshots)]:
+            save_weights(model, self.run.snapshot(training.images))
         line["tick_seconds"] = since(begun)
         with (self.run.path / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")

@@ -6,6 +6,7 @@ The function's docstring is the help, its keyword arguments are the flags.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
@@ -14,6 +15,39 @@ from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
 from diptych.method import Method
 
+# the share of the averaged weights kept by a step, from the images seen after it and those in it
+Averaging = Callable[[int, int], float]
+
+
+def half_life(images: float = 500_000, ramp: float = 0.05) -> Averaging:
+    """Half of the past is forgotten in so many images (EDM, Karras et al., 2022, table 6), or in the share
+    `ramp` of the images seen so far where that is less."""
+    return lambda seen, step: 0.5 ** (step / min(images, ramp * seen))
+
+
+def power(sigma_rel: float) -> Averaging:
+    """What was learned at time tau weighs as tau^gamma (EDM2, Karras et al., 2024, arXiv:2312.02696).
+
+    sigma_rel: the deviation of that profile as a share of t, below 12^-1/2; 0.05 to 0.15 are usual.
+    """
+    gamma = power_exponent(sigma_rel)
+    return lambda seen, step: (1 - step / seen) ** (gamma + 1)  # equation 127
+
+
+def power_exponent(sigma_rel: float) -> float:
+    """gamma > 0 with sigma_rel = sqrt((gamma + 1) / ((gamma + 3) (gamma + 2)^2)) (EDM2, equation 123)."""
+    if not 0 < sigma_rel < 12**-0.5:
+        raise WrongUse(f"sigma_rel lies between 0 and {12**-0.5:.4f}, not at {sigma_rel}")
+    low, high = 0.0, 1 / sigma_rel  # sigma_rel falls with gamma, and is below 1 / gamma
+    for _ in range(100):
+        gamma = (low + high) / 2
+        wide = math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2) > sigma_rel
+        low, high = (gamma, high) if wide else (low, gamma)
+    return gamma
+
+
+by_half_life = half_life()
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -21,8 +55,7 @@ class Recipe:
 
     method: Method
     batch: int = 64  # images a step
-    half_life: float = 500_000  # of the averaged weights, in images (EDM, Karras et al., 2022, table 6)
-    ramp: float = 0.05  # the half-life is at most this share of the images seen so far
+    average: Averaging = by_half_life
 
 
 @dataclass(frozen=True)
@@ -32,6 +65,7 @@ class RecipeSpec:
     name: str
     build: Callable[..., Recipe]
     small: Mapping[str, Any]
+    needs_labels: bool = False  # without them it refuses
 
     @property
     def doc(self) -> str:
@@ -63,10 +97,10 @@ class RecipeSpec:
         return self.build(data, **self.arguments(given))
 
 
-def recipe(**small: Any) -> Callable[[Callable[..., Recipe]], RecipeSpec]:
+def recipe(needs_labels: bool = False, **small: Any) -> Callable[[Callable[..., Recipe]], RecipeSpec]:
     """Marks a function as a recipe; `small` are arguments that make it small enough for a test."""
 
     def mark(build: Callable[..., Recipe]) -> RecipeSpec:
-        return RecipeSpec(build.__name__.replace("_", "-"), build, small)
+        return RecipeSpec(build.__name__.replace("_", "-"), build, small, needs_labels)
 
     return mark

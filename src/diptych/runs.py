@@ -40,9 +40,21 @@ class Run:
         log = self.log()
         return bool(log) and bool(log[-1].get("finished"))
 
-    def model(self, device: torch.device | str = "cpu") -> Model:
-        """The averaged weights as a Model."""
-        return load_model(self.path, device)
+    def snapshot(self, images: int) -> Path:
+        """Where the averaged weights after so many images are kept, if they are."""
+        return self.path / "snapshots" / f"{images:012d}.safetensors"
+
+    @property
+    def snapshots(self) -> dict[int, Path]:
+        """The averaged weights that were kept along the way, by the images seen."""
+        return {int(p.stem): p for p in sorted((self.path / "snapshots").glob("*.safetensors"))}
+
+    def model(self, device: torch.device | str = "cpu", images: int | None = None) -> Model:
+        """The averaged weights as a Model: the last, or those kept after so many images."""
+        if images is not None and images not in self.snapshots:
+            kept = ", ".join(f"{n:,}" for n in self.snapshots) or "none"
+            raise RunError(f"{self.path} has kept no weights after {images:,} images", f"kept: {kept}")
+        return load_model(self.path, device, None if images is None else self.snapshot(images))
 
     def log(self) -> list[dict[str, Any]]:
         """One dict a tick; a torn last line is left out."""
@@ -77,12 +89,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def save_model(model: Model, directory: str | Path) -> None:
     """Writes model.json and model.safetensors: all that the right panel needs."""
     directory = Path(directory)
-    write_tensors(directory / "model.safetensors", model.state_dict())
+    save_weights(model, directory / "model.safetensors")
     write_json(directory / "model.json", to_tree(model))
 
 
-def load_model(directory: str | Path, device: torch.device | str = "auto") -> Model:
-    """The model of a run directory, in evaluation mode.
+def save_weights(model: Model, path: Path) -> None:
+    """Writes the weights alone; model.json says what they belong to."""
+    write_tensors(path, model.state_dict())
+
+
+def load_model(
+    directory: str | Path, device: torch.device | str = "auto", weights: Path | None = None
+) -> Model:
+    """The model of a run directory, in evaluation mode, with its own weights or others of the same run.
 
     Raises RunError where files are missing or do not fit.
     """
@@ -92,10 +111,11 @@ def load_model(directory: str | Path, device: torch.device | str = "auto") -> Mo
     model = from_tree(read_json(directory / "model.json"))
     if not isinstance(model, Model):
         raise RunError(f"{directory / 'model.json'} does not describe a model")
-    weights, _ = read_tensors(directory / "model.safetensors")
+    file = weights or directory / "model.safetensors"
+    tensors, _ = read_tensors(file)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise RunError(f"{directory / 'model.safetensors'} does not fit model.json: {error}") from error
+        raise RunError(f"{file} does not fit model.json: {error}") from error
     where = devices.pick(str(device))
     return model.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]

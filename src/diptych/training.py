@@ -28,10 +28,13 @@ class Settings:
     microbatch: int = 0  # images that go through the networks at once; 0: the whole batch
     precision: str = "auto"
     ticks: int = 10  # log lines, sample sheets and checkpoints in a whole training
+    snapshots: int = (
+        1  # averaged weights that are kept: of the first tick, the second, the fourth, the eighth ...
+    )
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("microbatch", 0), ("ticks", 1)):
+        for name, least in (("seed", 0), ("microbatch", 0), ("ticks", 1), ("snapshots", 0)):
             if getattr(self, name) < least:
                 raise WrongUse(f"{name} must be at least {least}, not {getattr(self, name)}")
 
@@ -43,7 +46,7 @@ class Training:
         self.data, self.total, self.settings = data, total, settings
         self.device = pick(settings.device)
         self.batch = recipe.batch
-        self.half_life, self.ramp = recipe.half_life, recipe.ramp
+        self.share_kept = recipe.average
         self.method = recipe.method.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = list(self.method.phases())
         self.average = copy.deepcopy(self.method.model).eval().requires_grad_(False)
@@ -105,9 +108,8 @@ class Training:
         self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
 
     def move_average(self) -> None:
-        """The averaged weights forget half of their past in `half_life` images, or a share of those seen."""
-        half_life = min(self.half_life, self.ramp * self.images)
-        keep = 0.5 ** (self.batch / half_life)
+        """The averaged weights forget some of their past, as the recipe wants it."""
+        keep = self.share_kept(self.images, self.batch)
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.average.parameters()), list(self.method.model.parameters()), 1 - keep

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -94,6 +94,9 @@ class Pace:
     ticks: Annotated[
         int, Parameter(help="Log lines, sample sheets and checkpoints in the whole training.")
     ] = 10
+    snapshots: Annotated[
+        int, Parameter(help="Averaged weights kept: of the first tick, the second, the fourth ...")
+    ] = 1
 
 
 Options = Annotated[
@@ -147,7 +150,16 @@ def pairs(texts: Iterable[str] | None) -> dict[str, float]:
 
 
 def typed(text: str, kind: Any, name: str) -> Any:
-    """A flag's text as the type that its default has. Raises WrongUse where it is not one."""
+    """A flag's text as the type that its default has. Raises WrongUse where it is not one.
+
+    >>> typed("0.5", float | None, "eta"), typed("80,2,0", tuple[float, ...], "sigmas")
+    (0.5, (80.0, 2.0, 0.0))
+    """
+    choices = [choice for choice in get_args(kind) if choice is not type(None)]
+    if get_origin(kind) is tuple:
+        return tuple(typed(part, choices[0], name) for part in text.split(","))
+    if type(None) in get_args(kind):
+        return None if text == "none" else typed(text, choices[0], name)
     try:
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[
@@ -160,12 +172,15 @@ def typed(text: str, kind: Any, name: str) -> Any:
 
 def with_options(model: Model, options: Mapping[str, str]) -> tuple[Model, dict[str, Any]]:
     """The model with `--steps 4` and the like applied, and what was changed."""
-    hints = get_type_hints(type(model.options))
-    changes = {}
-    for flag, text in options.items():
-        name = flag.replace("-", "_")
-        changes[name] = typed(text, hints.get(name, str), name)
+    changes = values_of(model, options)
     return model.using(**changes), changes
+
+
+def values_of(model: Model, options: Mapping[str, str]) -> dict[str, Any]:
+    """What `--steps 4` and the like say, as the model's options have it."""
+    hints = get_type_hints(type(model.options))
+    names = {flag: flag.replace("-", "_") for flag in options}
+    return {names[f]: typed(text, hints.get(names[f], str), names[f]) for f, text in options.items()}
 
 
 def reports_in(paths: Sequence[Path]) -> list[Report]:

@@ -40,16 +40,12 @@ class Strength:
         return found * torch.lerp(torch.ones_like(was), was / now.clamp_min(1e-8), self.rescale)
 
 
-def twice(
-    denoiser: Denoiser, x: Tensor, sigma: Tensor, one: Condition, other: Condition
-) -> tuple[Tensor, Tensor]:
-    """What a denoiser sees under two conditions, through the network as one batch."""
+def twice(x: Tensor, sigma: Tensor, one: Condition, other: Condition) -> tuple[Tensor, Tensor, Condition]:
+    """What a denoiser is asked for two conditions, as one batch: those of `one`, then of `other`."""
     assert one.label is not None
     assert other.label is not None
     both = replace(one, label=torch.cat([one.label, other.label]))
-    sigma = sigma if sigma.shape[0] == 1 else torch.cat([sigma, sigma])
-    seen, n = denoiser(torch.cat([x, x]), sigma, both), x.shape[0]
-    return seen[:n], seen[n:]  # chunk(2) would fix the batch size of an exported graph
+    return torch.cat([x, x]), sigma if sigma.shape[0] == 1 else torch.cat([sigma, sigma]), both
 
 
 class Guided(Wrapper):
@@ -65,12 +61,25 @@ class Guided(Wrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,); both terms go through the network as one batch."""
-        label = condition.label
-        if label is None:
+        if condition.label is None:
             return self.denoiser(x, sigma, condition)  # type: ignore[no-any-return]
-        weak = no_label(label, self.classes)
-        weak = weak if self.negative is None else torch.full_like(label, self.negative)
-        return self.strength.apply(*twice(self.denoiser, x, sigma, condition, Condition(label=weak)), sigma)
+        seen = self.denoiser(*twice(x, sigma, condition, self.weak(condition.label)))
+        n = x.shape[0]  # chunk(2) would fix the batch size of an exported graph
+        return self.strength.apply(seen[:n], seen[n:], sigma)
+
+    def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The guided clean image, and the learned variance under the condition."""
+        if condition.label is None:
+            return self.denoiser.moments(x, sigma, condition)
+        seen, fraction = self.denoiser.moments(*twice(x, sigma, condition, self.weak(condition.label)))
+        n = x.shape[0]
+        return self.strength.apply(seen[:n], seen[n:], sigma), fraction[:n]
+
+    def weak(self, label: Tensor) -> Condition:
+        """What is led away from: no label, or the negative one."""
+        if self.negative is None:
+            return Condition(label=no_label(label, self.classes))
+        return Condition(label=torch.full_like(label, self.negative))
 
 
 class AutoGuided(Wrapper):
@@ -86,6 +95,11 @@ class AutoGuided(Wrapper):
         good, weak = self.denoiser(x, sigma, condition), self.weak(x, sigma, condition)
         return self.strength.apply(good, weak, sigma)
 
+    def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The guided clean image, and the better model's learned variance."""
+        good, fraction = self.denoiser.moments(x, sigma, condition)
+        return self.strength.apply(good, self.weak(x, sigma, condition), sigma), fraction
+
 
 class ClassifierGuided(Wrapper):
     """Classifier guidance: D(x) + scale sigma^2 grad log p(label | x) (Dhariwal and Nichol, 2021,
@@ -98,8 +112,19 @@ class ClassifierGuided(Wrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,)."""
-        heard = condition if self.denoiser.classes else replace(condition, label=None)
-        clean: Tensor = self.denoiser(x, sigma, heard)
+        return self.led(self.denoiser(x, sigma, self.heard(condition)), x, sigma, condition)
+
+    def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The guided clean image, and the denoiser's learned variance."""
+        clean, fraction = self.denoiser.moments(x, sigma, self.heard(condition))
+        return self.led(clean, x, sigma, condition), fraction
+
+    def heard(self, condition: Condition) -> Condition:
+        """What the denoiser is told."""
+        return condition if self.denoiser.classes else replace(condition, label=None)
+
+    def led(self, clean: Tensor, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The clean image, moved to where the classifier is surer of the label."""
         if condition.label is None:
             return clean
         with torch.inference_mode(False), torch.enable_grad():
@@ -107,8 +132,7 @@ class ClassifierGuided(Wrapper):
             logits = self.classifier(noisy, sigma.clone())
             chosen = logits.log_softmax(1).gather(1, condition.label.clone()[:, None]).sum()
             (slope,) = torch.autograd.grad(chosen, noisy)
-        led = clean + each(sigma).square() * slope
-        return self.strength.apply(led, clean, sigma)
+        return self.strength.apply(clean + each(sigma).square() * slope, clean, sigma)
 
 
 class Composed(Wrapper):
@@ -168,6 +192,8 @@ class Thresholded(Wrapper):
 class Guide(nn.Module, ABC):
     """What leads a diffusion model where its options ask for guidance; saved with it."""
 
+    neutral: float = 1.0  # the strength that changes nothing
+
     @abstractmethod
     def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
         """The denoiser, led."""
@@ -188,7 +214,12 @@ class WeakGuide(Guide):
 
 @saveable
 class ClassifierGuide(Guide):
-    """Towards what a classifier of noisy images takes for the label."""
+    """Towards what a classifier of noisy images takes for the label.
+
+    Strength 1 makes an unconditional model the conditional one; 0 leaves it alone.
+    """
+
+    neutral = 0.0
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()

@@ -86,7 +86,7 @@ class DiffusionModel(Model):
         if options.negative is not None and not 0 <= options.negative < denoiser.classes:
             raise WrongUse(f"label {options.negative} is out of range", f"classes: {denoiser.classes}")
         self.image_shape = denoiser.image_shape
-        self.classes = denoiser.classes if guide is None else self.guided().classes
+        self.classes = denoiser.classes if guide is None else guide.around(denoiser, Strength()).classes
         self.sigmas = noise_levels(options, denoiser.schedule)
 
     def dial(self) -> Sequence[dict[str, int]]:
@@ -99,7 +99,7 @@ class DiffusionModel(Model):
     def guided(self) -> Denoiser:
         """The denoiser as the options want it: guided, thresholded."""
         options, denoiser = self.options, self.denoiser
-        if options.guidance != 1:
+        if options.guidance != (1 if self.guide is None else self.guide.neutral):
             bounds = (options.guidance_low, options.guidance_high)
             everywhere = bounds[0] <= 0 and bounds[1] >= 1e9
             low, high = (0.0, float("inf")) if everywhere else bounds

@@ -6,10 +6,11 @@ Gao, 2023, arXiv:2303.00848): methods differ by these two functions, and by what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diptych.diffusion.schedules import Schedule, Table
 from diptych.errors import WrongUse, did_you_mean
@@ -88,3 +89,31 @@ def weight(name: str) -> Weight:
     if name not in WEIGHTS:
         raise WrongUse(f"there is no weighting called {name}", did_you_mean(name, list(WEIGHTS)))
     return WEIGHTS[name]
+
+
+class Uncertainty(nn.Module):
+    """u(sigma), the logarithm of the weighted error to be expected at a noise level, learned beside the
+    denoiser: it makes all levels count the same (EDM2, Karras et al., 2024, arXiv:2312.02696)."""
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", 2 * math.pi * torch.randn(width))
+        self.register_buffer("phases", 2 * math.pi * torch.rand(width))
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        """u(sigma), (B,) to (B,), float32: linear in random cosines of log(sigma) / 4."""
+        angle = (sigma.float().log() / 4)[:, None] * self.frequencies + self.phases
+        scale = math.sqrt(2 / len(self.weight))
+        return (angle.cos() * (scale * self.weight)).sum(1)
+
+    def balance(self, error: Tensor, sigma: Tensor) -> Tensor:
+        """error / exp(u) + u, least where u is the logarithm of the mean error (equation 21).
+
+        error (B, C, H, W), sigma (B,).
+        """
+        u = self(sigma).view(-1, 1, 1, 1)
+        return error * (-u).exp() + u  # type: ignore[no-any-return]

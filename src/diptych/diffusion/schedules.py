@@ -25,6 +25,8 @@ T = 1000
 class Schedule(nn.Module, ABC):
     """Image and noise at times from 0, a clean image or nearly so, to 1, noise or nearly so."""
 
+    exact: tuple[float, ...] = ()  # the levels of its steps, rising; none where time is continuous
+
     @abstractmethod
     def level(self, t: Tensor) -> Tensor:
         """sigma_t / alpha_t at times t of any shape, at most LARGEST."""
@@ -47,6 +49,8 @@ class Schedule(nn.Module, ABC):
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest level."""
+        if self.exact:
+            return self.exact[0], self.exact[-1]
         low, high = self.level(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
         return low, high
 
@@ -68,7 +72,7 @@ class Table(Schedule):
         if len(level) < 2 or not rising.isfinite().all() or (rising.diff() < 0).any():
             raise WrongUse("a schedule's noise level must not fall with time", "alpha falls and sigma rises")
         self.register_buffer("log_level", rising.float(), persistent=False)
-        self.exact = tuple(rising.exp().tolist())  # the levels of the steps
+        self.exact = tuple(rising.exp().tolist())
 
     def level(self, t: Tensor) -> Tensor:
         """sigma_t / alpha_t, interpolated."""
@@ -76,7 +80,7 @@ class Table(Schedule):
 
     def time(self, level: Tensor) -> Tensor:
         """The inverse of `level`."""
-        table, wanted = self.log_level.to(level.dtype), level.clamp(1e-8, LARGEST).log()
+        table, wanted = self.log_level.to(level), level.clamp(1e-8, LARGEST).log()
         # counts rather than searches: the same values, and it exports
         below = (table <= wanted[..., None]).sum(-1).sub(1).clamp(0, len(table) - 2)
         low, high = table[below], table[below + 1]
@@ -90,7 +94,7 @@ class Table(Schedule):
 
 def interpolated(table: Tensor, t: Tensor) -> Tensor:
     """Values of a table at times from 0, its first, to 1, its last."""
-    table, place = table.to(t.dtype), t.clamp(0, 1) * (len(table) - 1)
+    table, place = table.to(t), t.clamp(0, 1) * (len(table) - 1)
     below = place.floor().long().clamp_max(len(table) - 2)
     return torch.lerp(table[below], table[below + 1], place - below)
 
@@ -202,6 +206,9 @@ class VE(Schedule):
 @saveable
 class Cosine(Schedule):
     """alpha = cos(pi t / 2), sigma = sin(pi t / 2), continuous (Salimans and Ho, 2022, arXiv:2202.00512)."""
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def level(self, t: Tensor) -> Tensor:
         """tan(pi t / 2)."""

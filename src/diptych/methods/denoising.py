@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from diptych.data.images import Images
 from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, each, without_labels
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
-from diptych.diffusion.objective import Levels, Weight
+from diptych.diffusion.objective import Levels, Uncertainty, Weight
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, warmup_cosine
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
 
+Optimize = Callable[[nn.Module, float], torch.optim.Optimizer]  # over a module's parameters, at this rate
+
 
 class DenoiserMethod(Method):
-    """Trains one denoiser; its model is that denoiser behind a sampler."""
+    """Trains one denoiser; its model is that denoiser behind a sampler.
+
+    optimize, lr_scale, clip: the optimizer, how its learning rate moves, the largest norm of the gradient.
+    """
 
     def __init__(
         self,
@@ -26,11 +32,13 @@ class DenoiserMethod(Method):
         *,
         lr: float = 1e-3,
         lr_scale: Schedule = warmup_cosine,
+        optimize: Optimize = adam,
+        clip: float = 1.0,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__()
         self.model: DiffusionModel = DiffusionModel(denoiser, options)
-        self.lr, self.lr_scale = lr, lr_scale
+        self.lr, self.lr_scale, self.optimize, self.clip = lr, lr_scale, optimize, clip
 
     @property
     def denoiser(self) -> Denoiser:
@@ -38,9 +46,9 @@ class DenoiserMethod(Method):
         return self.model.denoiser
 
     def phases(self) -> Sequence[Phase]:
-        """One: the denoiser learns."""
-        optimizer = adam(self.denoiser, self.lr)
-        return [Phase("denoiser", self.loss, optimizer, lr_scale=self.lr_scale, clip=1.0)]
+        """One: the denoiser learns, and what else the loss has to learn."""
+        optimizer = self.optimize(self, self.lr)
+        return [Phase("denoiser", self.loss, optimizer, lr_scale=self.lr_scale, clip=self.clip)]
 
     @abstractmethod
     def loss(self, batch: Batch, clock: Clock) -> Loss:
@@ -48,7 +56,10 @@ class DenoiserMethod(Method):
 
 
 class Denoising(DenoiserMethod):
-    """Diffusion: some noise levels, and the weight of an error at each."""
+    """Diffusion: some noise levels, and the weight of an error at each.
+
+    uncertainty: learns how large the weighted error is at each level, so that all levels count the same.
+    """
 
     def __init__(
         self,
@@ -57,22 +68,28 @@ class Denoising(DenoiserMethod):
         levels: Levels,
         weight: Weight,
         label_dropout: float = 0.1,
+        uncertainty: Uncertainty | None = None,
         lr: float = 1e-3,
         lr_scale: Schedule = warmup_cosine,
+        optimize: Optimize = adam,
+        clip: float = 1.0,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
-        super().__init__(denoiser, lr=lr, lr_scale=lr_scale, options=options)
+        super().__init__(denoiser, lr=lr, lr_scale=lr_scale, optimize=optimize, clip=clip, options=options)
+        self.uncertainty = uncertainty
         self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
         self.c_out = denoiser.c_out
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
-        """weight(sigma) ||D(x + sigma eps) - x||^2."""
+        """weight(sigma) ||D(x + sigma eps) - x||^2, or that over exp(u(sigma)), plus u(sigma)."""
         x, condition = batch
         condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
         sigma = self.levels(x.shape[0], x.device)
         noisy = x + each(sigma) * torch.randn_like(x)
         error = (self.denoiser(noisy, sigma, condition) - x).square()
         weighted = each(self.weight(sigma, self.c_out(sigma))) * error
+        if self.uncertainty is not None:
+            weighted = self.uncertainty.balance(weighted, sigma)
         return weighted.mean(), {"mse": error.detach().mean()}
 
 
@@ -93,16 +110,21 @@ def by_size(data: Images, width: int, blocks: int, lr: float) -> tuple[int, int,
 
 
 def load_denoiser(run: str, data: Images) -> Denoiser:
-    """The averaged denoiser of another run, for the same kind of images.
+    """The averaged denoiser of another run, for the same kind of images, to be trained further.
 
     Raises WrongUse where it does not fit.
     """
+    return load_teacher(run, data).denoiser.requires_grad_(True)
+
+
+def load_teacher(run: str, data: Images) -> DiffusionModel:
+    """The diffusion model of another run, for the same kind of images. Raises WrongUse where it does not fit."""
     model = load_model(run, "cpu")
     if not isinstance(model, DiffusionModel):
-        raise WrongUse(f"teacher {run} has no denoiser", "a teacher is a run of edm or of consistency")
+        raise WrongUse(f"teacher {run} has no denoiser", "a teacher is a run of a diffusion model")
     if (model.image_shape, model.classes) != (data.shape, data.classes):
         raise WrongUse(
             f"teacher {run} makes images {model.image_shape} of {model.classes} classes, "
             f"but the data has {data.shape} and {data.classes}"
         )
-    return model.denoiser.requires_grad_(True)
+    return model

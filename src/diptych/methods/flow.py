@@ -1,15 +1,83 @@
 """Rectified flow: a straight line from noise to image, and its velocity (Liu et al., 2022, arXiv:2209.03003;
-Lipman et al., 2022, arXiv:2210.02747), times drawn as by Esser et al. (2024, arXiv:2403.03206)."""
+Lipman et al., 2022, arXiv:2210.02747), times drawn as by Esser et al. (2024, arXiv:2403.03206).
+
+Reflow trains again on pairs of a noise and the image that it led to, so that the paths no longer cross.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import ScheduleDenoiser
-from diptych.diffusion.model import DiffusionOptions
-from diptych.diffusion.objective import logit_normal_times, uniform
+from diptych.diffusion.denoiser import Denoiser, ScheduleDenoiser, each
+from diptych.diffusion.model import DiffusionModel, DiffusionOptions
+from diptych.diffusion.objective import logit_normal_times, uniform, uniform_times
 from diptych.diffusion.schedules import Flow
-from diptych.methods.denoising import Denoising, by_size, unet_for
+from diptych.method import Batch, Clock, Condition, Loss
+from diptych.methods.denoising import DenoiserMethod, Denoising, by_size, load_denoiser, unet_for
+from diptych.model import Noise
 from diptych.recipe import Recipe, recipe
+from diptych.runs import load_model
+
+
+class Pairs(NamedTuple):
+    """What seeds 0 to N led a teacher to."""
+
+    image: Tensor  # (N, C, H, W)
+    noise: Tensor  # (N, C, H, W), standard normal
+    label: Tensor  # (N,) or (N, K)
+
+
+class Reflow(DenoiserMethod):
+    """Learns the straight lines between a teacher's noises and its images (Liu et al., 2022, section 2.2)."""
+
+    image: Tensor
+    noise: Tensor
+    label: Tensor
+
+    def __init__(self, denoiser: Denoiser, pairs: Pairs, *, lr: float, options: DiffusionOptions) -> None:
+        super().__init__(denoiser, lr=lr, options=options)
+        for name, values in pairs._asdict().items():
+            self.register_buffer(name, values, persistent=False)  # a function of the teacher: made again
+        self.levels = uniform_times(Flow())
+
+    def loss(self, batch: Batch, clock: Clock) -> Loss:
+        """|v(x_s, s) - (noise - image)|^2 along x_s = (1 - s) image + s noise; the data are the teacher's."""
+        n, device = batch.image.shape[0], batch.image.device
+        drawn = torch.randint(len(self.image), (n,), device=device)
+        x, eps = self.image[drawn], self.noise[drawn]
+        sigma = self.levels(n, device)
+        condition = Condition(label=self.label[drawn]) if self.denoiser.classes else Condition()
+        error = (self.denoiser(x + each(sigma) * eps, sigma, condition) - x).square()
+        velocity = each((1 + sigma) / sigma).square() * error  # v = (x_s - x) / s
+        return velocity.mean(), {"mse": error.detach().mean()}
+
+
+@torch.no_grad()
+def coupled(teacher: DiffusionModel, pairs: int, batch: int = 256) -> Pairs:
+    """So many pairs of a noise and the image that a teacher makes of it."""
+    images, noises, labels = [], [], []
+    for start in range(0, pairs, batch):
+        seeds = range(start, min(pairs, start + batch))
+        noise, drawn = Noise(seeds).recorded()
+        label = teacher.labels_for(list(seeds))
+        images.append(teacher(noise, Condition(label=label)))
+        noises.append(drawn[0])
+        labels.append(torch.zeros(len(seeds), dtype=torch.int64) if label is None else label)
+    return Pairs(torch.cat(images).clone(), torch.cat(noises).clone(), torch.cat(labels))
+
+
+@lru_cache(maxsize=1)
+def coupled_of(run: str, written: float, pairs: int) -> Pairs:
+    """The pairs of a run, once: a training is built several times, for the probe and for itself."""
+    teacher = load_model(run)
+    assert isinstance(teacher, DiffusionModel)
+    return coupled(teacher, pairs)
 
 
 @recipe(width=8, blocks=1, batch=8)
@@ -25,6 +93,8 @@ def flow(
     shift: float = 0.0,
     t_mean: float = 0.0,
     t_std: float = 1.0,
+    reflow: str = "",
+    pairs: int = 8192,
     steps: int = 20,
 ) -> Recipe:
     """Rectified flow: diffusion along straight lines; few steps take it far.
@@ -47,19 +117,29 @@ def flow(
         More than 1 spends more time in noise; 0: by the size of the images, 1 up to 32 pixels.
     t_mean, t_std
         Of the logit of the times trained on.
+    reflow
+        A run of a diffusion model to straighten: its network is trained on between its own noises and images.
+    pairs
+        How many of them are made for it before training, with the run's own sampler.
     steps
         Default number of sampling steps; `--steps` at sampling overrides it.
     """
     width, blocks, lr = by_size(data, width, blocks, lr)
+    options = DiffusionOptions(steps=steps, sampler="euler", grid="trailing")
+    if reflow:
+        denoiser = load_denoiser(reflow, data)
+        written = (Path(reflow) / "model.safetensors").stat().st_mtime
+        known = coupled_of(reflow, written, pairs)
+        return Recipe(Reflow(denoiser, known, lr=lr / 4, options=options), batch=batch)
     network = unet_for(data, width=width, blocks=blocks, dropout=dropout)
     shift = shift or max(1.0, min(data.shape[1:]) / 32)  # the noise of a blurred pixel falls with its size
-    denoiser = ScheduleDenoiser(network, Flow(shift), "flow", told="level")
+    straight = ScheduleDenoiser(network, Flow(shift), "flow", told="level")
     method = Denoising(
-        denoiser,
-        levels=logit_normal_times(denoiser.schedule, t_mean, t_std),
+        straight,
+        levels=logit_normal_times(straight.schedule, t_mean, t_std),
         weight=uniform,
         lr=lr,
         label_dropout=label_dropout,
-        options=DiffusionOptions(steps=steps, sampler="euler", grid="trailing"),
+        options=options,
     )
     return Recipe(method, batch=batch)

@@ -1,0 +1,74 @@
+"""diptych sweep RUN --guidance 1:4:0.5: an option of a model over its values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.common import Json, Options, say_on_stderr, show, table, values_of
+from diptych.errors import WrongUse
+
+
+def sweep(
+    run: Annotated[str, Parameter(help="A run, a saved model or a diffusers pipeline.")],
+    *,
+    against: Annotated[str | None, Parameter(help="A data set. Else the held-out data of the run.")] = None,
+    n: Annotated[int, Parameter(help="Fakes and reals looked at, at most.")] = 2000,
+    ruler: Annotated[str, Parameter(help="builtin, inception:FILE, dinov2:DIRECTORY, clip:DIRECTORY.")] = (
+        "builtin"
+    ),
+    metric: Annotated[
+        list[str] | None, Parameter(negative="", help="Only these; repeatable. Else quality and diversity.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="First sampling seed.")] = 0,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[Path | None, Parameter(help="A directory; else RUN/sweeps.")] = None,
+    as_json: Json = False,
+    **options: Options,
+) -> None:
+    """Measure a model over the values of one of its options, and draw quality against diversity.
+
+    The option that is given as a range, --guidance 1:4:0.5 or --steps 5,10,20, is the one that is swept;
+    others (--steps 20) stay as they are. The same seeds and the same real images serve every value.
+    """
+    from diptych.device import keep_buffers
+    from diptych.subject import open_subject
+    from diptych.sweep import steps_between
+    from diptych.sweep import sweep as swept
+
+    say_on_stderr()
+    ranges = {name: text for name, text in options.items() if ":" in text or "," in text}
+    if len(ranges) != 1:
+        raise WrongUse("a sweep is of one option, given as a range", "diptych sweep RUN --guidance 1:4:0.5")
+    ((name, text),) = ranges.items()
+    keep_buffers()
+    subject = open_subject(run, device=device)
+    if subject.model is None:
+        raise WrongUse(f"{run} is no model: it has no options to sweep")
+    fixed = values_of(subject.model, {k: v for k, v in options.items() if k not in ranges})
+    found = swept(
+        subject,
+        name.replace("-", "_"),
+        steps_between(text),
+        options=fixed,
+        against=against,
+        n=n,
+        rulers=[ruler],
+        metrics=metric or ["fid", "precision_recall", "density_coverage"],
+        seed=seed,
+        device=device,
+    )
+    place = out or Path(run) / "sweeps"
+    found.save(place)
+    if as_json:
+        show(found.to_json())
+        return
+    names = list(found.reports[0].scores)
+    rows = [
+        [f"{value:g}", *(str(report.scores.get(score, "")) for score in names)]
+        for value, report in zip(found.values, found.reports, strict=True)
+    ]
+    table(rows, [found.option, *names])
+    print(place / f"{found.option}.svg")

@@ -1,0 +1,159 @@
+"""An option of a model swept over its values: what it buys in quality, what it costs in diversity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import WrongUse
+from diptych.files import write_json, write_text
+from diptych.grading import grade
+from diptych.report.lines import Line, Panel, Point, figure
+from diptych.scores import Estimate, Report, number, point_name
+from diptych.subject import Source, Subject, open_subject
+
+MOST = 50  # values of one sweep
+SHOWN = (("fid",), ("precision", "recall"), ("density", "coverage"))  # a panel each
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Reports of one model, one for each value of an option."""
+
+    option: str
+    values: tuple[float, ...]
+    reports: tuple[Report, ...]
+    name: str = ""  # of the model, with its other options
+
+    @property
+    def best(self) -> dict[str, float]:
+        """For each score that has a better side, the value at which it is best."""
+        found = {}
+        for name, estimate in self.reports[0].scores.items():
+            if estimate.better != "neither" and all(name in report.scores for report in self.reports):
+                sign = 1 if estimate.better == "lower" else -1
+                found[name] = min(
+                    zip(self.values, self.reports, strict=True),
+                    key=lambda pair, name=name, sign=sign: sign * pair[1].scores[name].value,  # type: ignore[misc]
+                )[0]
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, for json.dumps."""
+        reports = [report.to_json() for report in self.reports]
+        return {
+            "model": self.name,
+            "option": self.option,
+            "values": list(self.values),
+            "best": self.best,
+            "reports": reports,
+        }
+
+    def drawn(self) -> str:
+        """Scores over the option, and quality against diversity along it, as one SVG."""
+        panels = [self._over(names) for names in SHOWN if self._has(*names)]
+        if self._has("precision", "recall"):
+            panels.append(self._against("recall", "precision"))
+        if not panels:
+            panels = [self._over((name,)) for name in list(self.reports[0].scores)[:4]]
+        note = f"{self.name}; n = {self.reports[0].ruler.n:,}; bars: 95 % intervals"
+        return str(figure("sweep", f"Sweep of {self.option}", panels, columns=2, note=note))
+
+    def save(self, directory: Path) -> None:
+        """Leaves OPTION.json, OPTION.svg and OPTION.md."""
+        write_json(directory / f"{self.option}.json", self.to_json())
+        write_text(directory / f"{self.option}.svg", self.drawn())
+        write_text(directory / f"{self.option}.md", markdown(self))
+
+    def _has(self, *names: str) -> bool:
+        return all(name in report.scores for report in self.reports for name in names)
+
+    def _over(self, names: Sequence[str]) -> Panel:
+        lines = [
+            Line(name, [point(v, r.scores[name]) for v, r in zip(self.values, self.reports, strict=True)])
+            for name in names
+        ]
+        return Panel(" and ".join(names), self.option, lines)
+
+    def _against(self, x: str, y: str) -> Panel:
+        points = []
+        for value, report in zip(self.values, self.reports, strict=True):
+            across, up = report.scores[x], report.scores[y]
+            points.append(
+                Point(across.value, up.value, f"{value:g}", up.low, up.high, across.low, across.high)
+            )
+        return Panel(f"{y} against {x}, by {self.option}", x, [Line(self.option, points)])
+
+
+def sweep(
+    source: Source,
+    option: str,
+    values: Sequence[float],
+    *,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Sweep:
+    """Measures a model at each value of one of its options, with the same seeds and the same real images.
+
+    options: others of its options, the same for all values. Keyword arguments are those of
+    `diptych.grading.grade` (`against`, `n`, `metrics`, `rulers`).
+    Raises WrongUse for an option that the model does not have, or too many values.
+    """
+    if not 2 <= len(values) <= MOST:
+        raise WrongUse(f"a sweep has 2 to {MOST} values, not {len(values)}", "write --guidance 1:4:0.5")
+    subject = open_subject(source, device=settings.get("device", "auto"))
+    if subject.model is None:
+        raise WrongUse(f"{subject.name} is no model: it has no options to sweep")
+    points = [at(subject, {**(options or {}), option: value}) for value in values]
+    graded = grade(points, settings.pop("against", None), **settings)
+    own = [report for report in graded.reports if report.ruler == graded.reports[0].ruler]
+    name = point_name(subject.name, options or {})
+    return Sweep(option, tuple(values), tuple(own), name)
+
+
+def at(subject: Subject, changes: Mapping[str, Any]) -> Subject:
+    """The subject with other options of its model, and the name that says so."""
+    assert subject.model is not None
+    whole = {f.name for f in fields(subject.model.options) if f.type in (int, "int")}
+    typed = {k: int(v) if k in whole and float(v).is_integer() else v for k, v in changes.items()}
+    return replace(subject, model=subject.model.using(**typed), name=point_name(subject.name, typed))
+
+
+def steps_between(text: str) -> list[float]:
+    """From "1:4:0.5" (both ends) or "1,2,4" to a list. Raises WrongUse for anything else.
+
+    >>> steps_between("1:2:0.5")
+    [1.0, 1.5, 2.0]
+    """
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, step = (float(part) for part in text.split(":"))
+        if step == 0 or (last - first) / step < 0 or not math.isfinite(first + last + step):
+            raise ValueError
+        n = int((last - first) / step + 1e-9)
+        if n >= 10 * MOST:
+            raise ValueError
+        return [round(first + i * step, 12) for i in range(n + 1)]
+    except ValueError:
+        raise WrongUse(
+            f"{text!r} is not a range of values", "write first:last:step, as 1:4:0.5, or 1,2,4"
+        ) from None
+
+
+def point(x: float, estimate: Estimate) -> Point:
+    """An estimate at x, with its interval."""
+    return Point(x, estimate.value, low=estimate.low, high=estimate.high)
+
+
+def markdown(found: Sweep) -> str:
+    """A table with a row for each value."""
+    names = list(found.reports[0].scores)
+    rows = [f"| {found.option} | {' | '.join(names)} |", "|" + " ---: |" * (len(names) + 1)]
+    for value, report in zip(found.values, found.reports, strict=True):
+        cells = [number(report.scores[n].value) if n in report.scores else "–" for n in names]
+        rows.append(f"| {value:g} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"

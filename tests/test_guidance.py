@@ -1,0 +1,230 @@
+"""Guidance against closed forms: mixtures of Gaussians, whose scores and classifiers are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diptych.autoguidance import autoguided
+from diptych.diffusion.denoiser import Denoiser, each
+from diptych.diffusion.guidance import (
+    AutoGuided,
+    ClassifierGuided,
+    Composed,
+    Guided,
+    Strength,
+    Thresholded,
+)
+from diptych.diffusion.model import DiffusionModel, DiffusionOptions
+from diptych.diffusion.schedules import VE
+from diptych.errors import NotMeasurable, RunError, WrongUse
+from diptych.loop import train
+from diptych.model import Condition
+from diptych.runs import Run, load_model, save_model
+from diptych.training import Settings
+
+MEANS, DEVIATION = torch.tensor([-1.0, 0.5, 2.0]), 0.3
+SHAPE = (1, 2, 2)
+
+
+class Mixture(Denoiser):
+    """The exact denoiser of independent pixels of N(MEANS[label], DEVIATION^2); label 3: of all alike."""
+
+    def __init__(self, deviation: float = DEVIATION, classes: int = 3) -> None:
+        super().__init__()
+        self.image_shape, self.classes, self.schedule = SHAPE, classes, VE()
+        self.deviation = deviation
+        self.calls = 0
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.calls += 1
+        s2 = each(sigma).square()
+        v = self.deviation**2
+        each_class = [(v * x + s2 * mean) / (v + s2) for mean in MEANS]
+        weights = [-(x - mean).square().sum((1, 2, 3)) / 2 / (v + sigma.square()) for mean in MEANS]
+        share = torch.stack(weights).softmax(0)
+        mixed = sum(each(w) * d for w, d in zip(share, each_class, strict=True))
+        label = condition.label
+        if label is None:
+            return mixed  # type: ignore[return-value]
+        stacked = torch.stack([*each_class, mixed])  # type: ignore[list-item]
+        return stacked[label, torch.arange(len(x))]
+
+
+class Exact(nn.Module):
+    """p(label | noisy image) of the mixture."""
+
+    classes = 3
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        variance = DEVIATION**2 + sigma.square()
+        return torch.stack([-(x - m).square().sum((1, 2, 3)) / 2 / variance for m in MEANS], 1)
+
+
+X, SIGMA, LABEL = torch.randn(3, *SHAPE), torch.tensor([0.4, 1.0, 3.0]), torch.tensor([0, 1, 2])
+ASKED = Condition(label=LABEL)
+
+
+@pytest.fixture
+def mixture() -> Mixture:
+    return Mixture()
+
+
+def test_classifier_guidance_of_an_unconditional_model_is_the_conditional_one(mixture: Mixture) -> None:
+    """grad log p(x | y) = grad log p(x) + grad log p(y | x), to the last digit."""
+    unconditional = Mixture(classes=0)
+    guided = ClassifierGuided(unconditional, Exact(), Strength(1.0))
+    assert guided.classes == 3
+    with torch.inference_mode():  # as sampling calls it
+        found = guided(X, SIGMA, ASKED)
+    torch.testing.assert_close(found, mixture(X, SIGMA, ASKED), rtol=1e-4, atol=1e-5)
+    twice = ClassifierGuided(unconditional, Exact(), Strength(2.0))(X, SIGMA, ASKED)
+    clean = unconditional(X, SIGMA, Condition())
+    torch.testing.assert_close(twice, clean + 2 * (found - clean), rtol=1e-4, atol=1e-5)
+
+
+def test_classifier_free_guidance(mixture: Mixture) -> None:
+    good, none = mixture(X, SIGMA, ASKED), mixture(X, SIGMA, Condition())
+    mixture.calls = 0
+    found = Guided(mixture, 3.0)(X, SIGMA, ASKED)
+    assert mixture.calls == 1  # both terms as one batch
+    torch.testing.assert_close(found, none + 3 * (good - none))
+    torch.testing.assert_close(Guided(mixture, 3.0)(X, SIGMA, Condition()), none)
+
+
+def test_negative_label(mixture: Mixture) -> None:
+    away = mixture(X, SIGMA, Condition(label=torch.tensor([2, 2, 2])))
+    good = mixture(X, SIGMA, ASKED)
+    found = Guided(mixture, 1.5, negative=2)(X, SIGMA, ASKED)
+    torch.testing.assert_close(found, away + 1.5 * (good - away))
+
+
+def test_interval(mixture: Mixture) -> None:
+    good = mixture(X, SIGMA, ASKED)
+    found = Guided(mixture, Strength(3.0, low=0.5, high=2.0))(X, SIGMA, ASKED)
+    torch.testing.assert_close(found[[0, 2]], good[[0, 2]])  # 0.4 and 3.0 lie outside
+    torch.testing.assert_close(found[1], Guided(mixture, 3.0)(X, SIGMA, ASKED)[1])
+
+
+def test_rescale_keeps_the_deviation(mixture: Mixture) -> None:
+    good = mixture(X, SIGMA, ASKED)
+    found = Guided(mixture, Strength(4.0, rescale=1.0))(X, SIGMA, ASKED)
+    torch.testing.assert_close(found.std((1, 2, 3)), good.std((1, 2, 3)))
+    half = Guided(mixture, Strength(4.0, rescale=0.5))(X, SIGMA, ASKED)
+    plain = Guided(mixture, 4.0)(X, SIGMA, ASKED)
+    ratio = good.std((1, 2, 3)) / plain.std((1, 2, 3))
+    torch.testing.assert_close(half, plain * each(0.5 + 0.5 * ratio))
+
+
+def test_autoguidance(mixture: Mixture) -> None:
+    weak = Mixture(deviation=0.9)
+    found = AutoGuided(mixture, weak, Strength(2.0))(X, SIGMA, Condition())
+    good, bad = mixture(X, SIGMA, Condition()), weak(X, SIGMA, Condition())
+    torch.testing.assert_close(found, bad + 2 * (good - bad))
+
+
+def test_composition(mixture: Mixture) -> None:
+    none = mixture(X, SIGMA, Condition())
+    one, other = (mixture(X, SIGMA, Condition(label=torch.full((3,), k))) for k in (0, 2))
+    mixture.calls = 0
+    found = Composed(mixture, [0, 2], [1.0, -0.5])(X, SIGMA, Condition())
+    assert mixture.calls == 1
+    torch.testing.assert_close(found, none + (one - none) - 0.5 * (other - none))
+    single = Composed(mixture, [1], [1.0])(X, SIGMA, Condition())
+    torch.testing.assert_close(single, mixture(X, SIGMA, Condition(label=torch.full((3,), 1))))
+
+
+def test_thresholding() -> None:
+    class Wide(Mixture):
+        def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+            return torch.tensor([-3.0, -0.5, 0.5, 1.5]).view(1, *SHAPE).expand_as(x)
+
+    found = Thresholded(Wide(), 1.0)(X, SIGMA, Condition())[0].flatten()
+    assert found.tolist() == [-1.0, -0.5, 0.5, 1.0]
+    # half of the absolute values 0.5, 0.5, 1.5, 3 are at most 1.0: nothing is divided
+    assert Thresholded(Wide(), 0.5)(X, SIGMA, Condition())[0].flatten().tolist() == found.tolist()
+    bound = torch.tensor([0.5, 0.5, 1.5, 3.0]).quantile(0.9)
+    found = Thresholded(Wide(), 0.9)(X, SIGMA, Condition())[0].flatten()
+    torch.testing.assert_close(found, torch.tensor([-1.0, -0.5 / bound, 0.5 / bound, 1.5 / bound]))
+
+
+def test_bad_arguments(mixture: Mixture) -> None:
+    for make in (
+        lambda: Composed(mixture, [0, 3], [1.0, 1.0]),
+        lambda: Composed(mixture, [0], [1.0, 1.0]),
+        lambda: Composed(Mixture(classes=0), [0], [1.0]),
+        lambda: Thresholded(mixture, 1.5),
+        lambda: DiffusionModel(Mixture(classes=0), DiffusionOptions(guidance=2.0)),
+        lambda: DiffusionModel(mixture, DiffusionOptions(negative=3)),
+        lambda: DiffusionOptions(steps=0),
+        lambda: DiffusionOptions(sampler="hein"),
+        lambda: DiffusionOptions(sampler="euler", churn=1.0),
+        lambda: DiffusionOptions(sigmas=(1.0, 2.0, 0.0)),
+        lambda: DiffusionOptions(sigma_min=3.0, sigma_max=2.0),
+    ):
+        with pytest.raises(WrongUse):
+            make()
+    with pytest.raises(NotMeasurable):
+        mixture.moments(X, SIGMA, ASKED)
+
+
+def test_a_model_guides_as_its_options_say(mixture: Mixture) -> None:
+    options = DiffusionOptions(guidance=3.0, guidance_low=0.5, guidance_high=2.0, threshold=1.0)
+    guided = DiffusionModel(mixture, options).guided()
+    expected = Guided(mixture, Strength(3.0, 0.5, 2.0))(X, SIGMA, ASKED).clamp(-1, 1)
+    torch.testing.assert_close(guided(X, SIGMA, ASKED), expected)
+    assert DiffusionModel(mixture).guided() is mixture
+
+
+def test_guidance_concentrates_samples(mixture: Mixture) -> None:
+    """On the mixture, guidance moves samples of class 2 outwards, away from the other classes."""
+    model = DiffusionModel(mixture, DiffusionOptions(steps=12))
+    label = Condition(label=torch.full((64,), 2))
+    from diptych.model import Noise
+
+    plain, led = (m(Noise(range(64)), label) for m in (model, model.using(guidance=3.0)))
+    assert plain.mean().item() == pytest.approx(2.0, abs=0.1)
+    assert plain.std().item() == pytest.approx(DEVIATION, abs=0.05)
+    assert led.mean() > plain.mean() + 0.05
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from conftest import made_up
+    from diptych import catalog
+
+    spec = catalog.recipe("edm")
+    out = tmp_path_factory.mktemp("auto") / "run"
+    settings = Settings(budget="96-images", ticks=4, device="cpu", snapshots=2)
+    return train(spec, made_up(), out, arguments=spec.small, settings=settings)
+
+
+def test_snapshots_are_kept_and_opened(run: Run) -> None:
+    assert list(run.snapshots) == [24, 48]
+    early, late = run.model(images=24), run.model()
+    assert not torch.equal(early.sample([0]), late.sample([0]))
+    with pytest.raises(RunError, match="24, 48"):
+        run.model(images=25)
+
+
+def test_autoguided_model_is_a_model_like_any_other(run: Run, tmp_path: Path) -> None:
+    model = autoguided(run.path, guidance=2.5)
+    save_model(model, tmp_path / "guided")
+    again = load_model(tmp_path / "guided", "cpu")
+    assert again.options.guidance == 2.5
+    assert torch.equal(again.sample(range(3)), model.sample(range(3)))
+    assert torch.equal(again.using(guidance=1.0).sample(range(3)), run.model().sample(range(3)))
+    x, sigma = torch.randn(1, 1, 8, 8), torch.tensor([1.0])
+    good, weak = (m.denoiser(x, sigma, Condition()) for m in (run.model(), run.model(images=24)))  # type: ignore[operator]
+    torch.testing.assert_close(model.guided()(x, sigma, Condition()), weak + 2.5 * (good - weak))
+
+
+def test_autoguidance_refuses(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="kept no weights"):
+        autoguided(run.path, images=7)
+    save_model(run.model(), tmp_path / "bare")
+    with pytest.raises(RunError, match="early weights"):
+        autoguided(tmp_path / "bare")

@@ -1,0 +1,141 @@
+"""Schedules: alpha and sigma against their definitions, and time as the inverse of the noise level."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from diptych.diffusion.schedules import (
+    LARGEST,
+    SCHEDULES,
+    VE,
+    VP,
+    Cosine,
+    Discrete,
+    Flow,
+    Schedule,
+    Tabulated,
+    schedule,
+)
+from diptych.errors import WrongUse
+from diptych.saveable import from_tree, to_tree
+
+T = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+every = pytest.mark.parametrize("name", list(SCHEDULES))
+
+
+@every
+def test_time_inverts_level(name: str) -> None:
+    it = schedule(name)
+    torch.testing.assert_close(it.time(it.level(T)), T, atol=1e-5, rtol=0)
+    torch.testing.assert_close(it.level(it.time(it.level(T))), it.level(T), rtol=1e-5, atol=0)
+    assert (it.level(T).diff() > 0).all()
+
+
+@every
+def test_coefficients_have_the_level_as_ratio(name: str) -> None:
+    it = schedule(name)
+    alpha, sigma = it(T)
+    torch.testing.assert_close(sigma / alpha, it.level(T), rtol=1e-6, atol=0)
+    low, high = it.ends()
+    assert 0 < low < 0.05
+    assert 10 < high <= LARGEST
+    assert it.told(torch.tensor([1.0])).item() == pytest.approx(1000, abs=2)
+
+
+@every
+def test_is_saved_by_its_arguments(name: str) -> None:
+    it = schedule(name)
+    twin = from_tree(json.loads(json.dumps(to_tree(it))))
+    assert isinstance(twin, Schedule)
+    torch.testing.assert_close(twin.level(T), it.level(T))
+
+
+@pytest.mark.parametrize(
+    ("betas", "name"), [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", None)]
+)
+def test_discrete_schedules_are_those_of_diffusers(betas: str, name: str | None) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    ends = {"beta_start": 0.00085, "beta_end": 0.012} if name == "scaled_linear" else {}
+    theirs = diffusers.DDPMScheduler(beta_schedule=name or "squaredcos_cap_v2", **ends).alphas_cumprod
+    alpha, sigma = Discrete(betas)(torch.linspace(0, 1, 1000, dtype=torch.float64))
+    torch.testing.assert_close(alpha.square(), theirs.double(), rtol=2e-4, atol=1e-9)
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(1000, dtype=torch.float64))
+
+
+def test_zero_terminal_snr_is_that_of_diffusers() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DDIMScheduler(rescale_betas_zero_snr=True).alphas_cumprod.double()
+    alpha, _ = Discrete("linear", zero_snr=True)(torch.linspace(0, 1, 1000, dtype=torch.float64))
+    torch.testing.assert_close(alpha.square()[:-1], theirs[:-1], rtol=1e-3, atol=1e-7)
+    assert alpha[-1] == pytest.approx(1 / LARGEST, rel=1e-3)
+    assert Discrete("linear").ends()[1] == pytest.approx(157.4, abs=0.1)
+
+
+def test_fewer_steps_reach_the_same_noise() -> None:
+    for steps in (50, 250, 4000):
+        assert 0.4 < Discrete("linear", steps).ends()[1] / Discrete("linear").ends()[1] < 2.5
+
+
+def test_closed_forms() -> None:
+    t = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    alpha, sigma = Flow()(t)
+    torch.testing.assert_close(alpha, 1 - t)
+    torch.testing.assert_close(sigma, t)
+    alpha, sigma = Cosine()(t)
+    torch.testing.assert_close(alpha, (t * math.pi / 2).cos())
+    torch.testing.assert_close(sigma, (t * math.pi / 2).sin())
+    alpha, sigma = VP()(t)
+    integral = 0.1 * t + 19.9 * t**2 / 2  # of beta from 0 to t
+    torch.testing.assert_close(alpha, (-integral / 2).exp())
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t))
+    torch.testing.assert_close(VE(0.01, 100.0).level(t)[1], torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_shift_of_flow() -> None:
+    """s = shift t / (1 + (shift - 1) t), and the network is told s."""
+    t = torch.tensor([0.5], dtype=torch.float64)
+    it = Flow(3.0)
+    assert it(t)[1].item() == pytest.approx(0.75)
+    assert it.told(t).item() == pytest.approx(750)
+
+
+def test_the_users_own_function() -> None:
+    own = Tabulated.of(lambda t: 1 - t, lambda t: t)
+    inside = T[5:-5]
+    alpha, sigma = own(inside)
+    torch.testing.assert_close(alpha, 1 - inside, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(sigma, inside, rtol=1e-3, atol=1e-4)
+    twin = from_tree(json.loads(json.dumps(to_tree(own))))
+    torch.testing.assert_close(twin.level(inside), own.level(inside))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Discrete("lienar"),
+        lambda: Discrete("linear", 1),
+        lambda: VP(2.0, 1.0),
+        lambda: VE(0.0, 1.0),
+        lambda: Flow(0.0),
+        lambda: Tabulated([1.0, 0.5], [0.0]),
+        lambda: Tabulated([0.1, 0.5, 1.0], [1.0, 0.5, 0.1]),
+        lambda: Tabulated([1.0, float("nan"), 0.0], [0.0, 0.5, 1.0]),
+        lambda: schedule("nothing"),
+    ],
+)
+def test_bad_arguments_are_refused(make) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(WrongUse):
+        make()
+
+
+def test_float32_is_enough() -> None:
+    """Networks see levels in float32: the time found again is within a hundredth of a step."""
+    for name in SCHEDULES:
+        it = schedule(name)
+        level: Tensor = it.level(T.float())
+        assert (it.told(it.time(level)) - it.told(T.float())).abs().max() < 0.1

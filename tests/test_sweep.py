@@ -1,0 +1,105 @@
+"""Sweeps: the same model at several values of an option, and what is drawn of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from conftest import made_up
+from diptych import catalog
+from diptych.cli import run as command
+from diptych.drawing import drawn_schedules, named_schedule, noised
+from diptych.errors import WrongUse
+from diptych.loop import train
+from diptych.runs import Run
+from diptych.sweep import steps_between, sweep
+from diptych.training import Settings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    spec = catalog.recipe("edm")
+    settings = Settings(budget="96-images", ticks=2, device="cpu")
+    out = tmp_path_factory.mktemp("sweep") / "run"
+    return train(spec, made_up(n=128), out, arguments=spec.small, settings=settings)
+
+
+def test_each_value_is_measured_as_if_alone(run: Run) -> None:
+    data = made_up(n=128)
+    model = run.model()
+    metrics = ["fid", "precision_recall"]
+    found = sweep(model, "guidance", [1, 2.5], options={"steps": 3}, against=data, n=20, metrics=metrics)
+    from diptych.grading import grade
+
+    alone = grade([model.using(guidance=2.5, steps=3)], data, n=20, metrics=metrics).reports[0]
+    assert found.values == (1, 2.5)
+    assert found.reports[1].scores["fid"].value == pytest.approx(alone.scores["fid"].value, rel=1e-6)
+    assert found.reports[0].options["guidance"] == 1
+    assert set(found.best) == {"fid", "precision", "recall"}
+    assert found.best["fid"] == min(found.values, key=lambda v: found.reports[v > 1].scores["fid"].value)
+    ElementTree.fromstring(found.drawn())
+
+
+def test_integers_stay_integers(run: Run) -> None:
+    found = sweep(run.model(), "steps", [2.0, 3.0], against=made_up(n=128), n=20, metrics=["fid"])
+    assert [report.options["steps"] for report in found.reports] == [2, 3]
+
+
+def test_command_leaves_table_and_drawing(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = catalog.recipe("edm")
+    from diptych.data import open_data
+
+    out = tmp_path / "digits"
+    train(spec, open_data("digits"), out, arguments=spec.small, settings=Settings(budget="16-images"))
+    arguments = ["sweep", str(out), "--guidance", "1,2", "--steps", "2", "--n", "20", "--metric", "fid"]
+    assert command([*arguments, "--json"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    assert tree["values"] == [1, 2]
+    assert "2 steps" in tree["model"]
+    assert {p.name for p in (out / "sweeps").iterdir()} == {"guidance.json", "guidance.md", "guidance.svg"}
+    assert command(["sweep", str(out), "--steps", "2"]) == 2
+    assert "given as a range" in capsys.readouterr().err
+    assert command(["sweep", str(out), "--nonsense", "1:2:1"]) == 2
+    assert "no option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["1:2", "a:b:c", "1:2:0", "2:1:1", "1:inf:1", "x,y", "0:1e9:1"])
+def test_ranges_that_mean_nothing(text: str) -> None:
+    with pytest.raises(WrongUse, match="range"):
+        steps_between(text)
+
+
+def test_ranges() -> None:
+    assert steps_between("1:4:0.5") == [1, 1.5, 2, 2.5, 3, 3.5, 4]
+    assert steps_between("3:1:-1") == [3, 2, 1]
+    assert steps_between("5,10,20") == [5, 10, 20]
+    with pytest.raises(WrongUse, match="2 to 50"):
+        sweep(made_up(), "guidance", [1.0])  # type: ignore[arg-type]
+
+
+def test_schedules_are_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "s.svg"
+    assert command(["draw", "schedule", "linear", "flow", str(run.path), "--out", str(out)]) == 0
+    root = ElementTree.fromstring(out.read_text())
+    images = root.findall("{http://www.w3.org/2000/svg}image")
+    assert len(images) == 3
+    assert command(["draw", "schedule", "lineer", "--out", str(out)]) == 2
+    assert "linear" in capsys.readouterr().err
+    ElementTree.fromstring(drawn_schedules({"cosine": named_schedule("cosine")}))
+
+
+def test_forward_noising_ends_are_image_and_noise() -> None:
+    images = made_up().train.tensor(slice(0, 2))
+    for name in ("linear", "flow", "ve"):
+        steps = noised(images, named_schedule(name), [0.0, 1.0])
+        assert steps.shape == (2, 2, *images.shape[1:])
+        assert (steps[:, 0].int() - images.int()).abs().max() < 12
+        other = noised(255 - images, named_schedule(name), [1.0])
+        assert (
+            steps[:, 1].int() - other[:, 0].int()
+        ).abs().float().mean() < 3  # nothing is left of the image
