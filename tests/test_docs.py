@@ -56,6 +56,12 @@ def test_the_method_of_the_guide_trains(tmp_path: Path) -> None:
     assert "logit_gap" in execute(code, tmp_path, tmp_path / "src")
 
 
+def test_the_schedule_of_the_guide_to_diffusion(tmp_path: Path) -> None:
+    code = python_block("docs/diffusion.md")
+    assert 'budget="1m"' in code
+    assert "[4, 1, 8, 8]" in execute(code.replace('budget="1m"', 'budget="128-images"'), tmp_path)
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
 )

@@ -159,6 +159,9 @@ def test_bad_arguments(mixture: Mixture) -> None:
         lambda: Thresholded(mixture, 1.5),
         lambda: DiffusionModel(Mixture(classes=0), DiffusionOptions(guidance=2.0)),
         lambda: DiffusionModel(mixture, DiffusionOptions(negative=3)),
+        lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:1,5:1")),
+        lambda: DiffusionModel(mixture, DiffusionOptions(compose="a:1")),
+        lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:1", guidance=2.0)),
         lambda: DiffusionOptions(steps=0),
         lambda: DiffusionOptions(sampler="hein"),
         lambda: DiffusionOptions(sampler="euler", churn=1.0),
@@ -177,6 +180,8 @@ def test_a_model_guides_as_its_options_say(mixture: Mixture) -> None:
     expected = Guided(mixture, Strength(3.0, 0.5, 2.0))(X, SIGMA, ASKED).clamp(-1, 1)
     torch.testing.assert_close(guided(X, SIGMA, ASKED), expected)
     assert DiffusionModel(mixture).guided() is mixture
+    both = DiffusionModel(mixture, DiffusionOptions(compose="0:1.5,2:-0.5")).guided()
+    torch.testing.assert_close(both(X, SIGMA, ASKED), Composed(mixture, [0, 2], [1.5, -0.5])(X, SIGMA, ASKED))
 
 
 def test_guidance_concentrates_samples(mixture: Mixture) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diptych.diffusion.denoiser import Denoiser, Wrapper, each, no_label
 from diptych.errors import WrongUse
@@ -127,11 +129,13 @@ class ClassifierGuided(Wrapper):
         """The clean image, moved to where the classifier is surer of the label."""
         if condition.label is None:
             return clean
-        with torch.inference_mode(False), torch.enable_grad():
-            noisy = x.detach().clone().requires_grad_(True)
+        tracked = x.requires_grad  # by a likelihood, whose divergence is of the slope too
+        twice_differentiable = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), twice_differentiable:
+            noisy = x if tracked else x.detach().clone().requires_grad_(True)
             logits = self.classifier(noisy, sigma.clone())
             chosen = logits.log_softmax(1).gather(1, condition.label.clone()[:, None]).sum()
-            (slope,) = torch.autograd.grad(chosen, noisy)
+            (slope,) = torch.autograd.grad(chosen, noisy, create_graph=tracked)
         return self.strength.apply(clean + each(sigma).square() * slope, clean, sigma)
 
 
@@ -159,6 +163,25 @@ class Composed(Wrapper):
         return none + sum(  # type: ignore[no-any-return]
             weight * (one - none) for weight, one in zip(self.weights, found, strict=True)
         )
+
+
+def weighed(text: str) -> tuple[list[int], list[float]]:
+    """Labels and their weights from "3:1.5,7:-0.5". Raises WrongUse for anything else.
+
+    >>> weighed("3:1.5,7")
+    ([3, 7], [1.5, 1.0])
+    """
+    labels, weights = [], []
+    for part in text.split(","):
+        label, colon, weight = part.partition(":")
+        try:
+            labels.append(int(label))
+            weights.append(float(weight) if colon else 1.0)
+        except ValueError:
+            raise WrongUse(
+                f"{text!r} is not a list of labels and weights", "write label:weight, as 3:1.5,7:-0.5"
+            ) from None
+    return labels, weights
 
 
 class Thresholded(Wrapper):

@@ -6,7 +6,8 @@ from diptych.data.images import Images
 from diptych.diffusion.denoiser import ScheduleDenoiser
 from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.objective import uniform_times, weight
-from diptych.diffusion.schedules import schedule
+from diptych.diffusion.schedules import Discrete, schedule
+from diptych.errors import WrongUse
 from diptych.methods.denoising import Denoising, by_size, unet_for
 from diptych.recipe import Recipe, recipe
 
@@ -22,6 +23,7 @@ def ddpm(
     dropout: float = 0.0,
     label_dropout: float = 0.1,
     betas: str = "linear",
+    zero_snr: bool = False,
     target: str = "eps",
     weighting: str = "uniform",
     sampler: str = "euler",
@@ -45,6 +47,8 @@ def ddpm(
         Share of images trained without their label, for classifier-free guidance.
     betas
         The schedule: linear, scaled-linear, cosine, sigmoid, or one of the continuous ones (vp, flow ...).
+    zero_snr
+        The last of the thousand steps is noise alone, which helps very dark or bright images; needs x0 or v.
     target
         What the network predicts: eps, x0, v or flow.
     weighting
@@ -56,7 +60,10 @@ def ddpm(
     """
     width, blocks, lr = by_size(data, width, blocks, lr)
     network = unet_for(data, width=width, blocks=blocks, dropout=dropout)
-    denoiser = ScheduleDenoiser(network, schedule(betas), target, told="level")
+    if zero_snr and target in ("eps", "flow"):
+        raise WrongUse(f"{target} says nothing of an image where there is only noise", "add --target v")
+    followed = Discrete(betas, zero_snr=True) if zero_snr else schedule(betas)
+    denoiser = ScheduleDenoiser(network, followed, target, told="level")
     method = Denoising(
         denoiser,
         levels=uniform_times(denoiser.schedule),
