@@ -23,6 +23,7 @@ LAW: dict[str, set[str]] = {
     "pictures": {"files"},
     "saveable": {"errors"},
     "model": {"errors", "saveable"},
+    "graphs": {"errors", "model"},
     # the left panel
     "data": {"errors", "model", "data", "files"},
     "method": {"model"},
@@ -110,7 +111,7 @@ LAW: dict[str, set[str]] = {
     }
     | {"scores", "metrics", "files", "pictures", "features", "machine"},
 }
-FREE = {"cli", "api", "__init__", "__main__"}
+FREE = {"cli", "api", "edit", "__init__", "__main__"}
 FAMILIES = {"diffusion", "adversarial", "methods", "networks"}
 
 

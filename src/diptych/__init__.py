@@ -8,6 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # names are imported when they are first used: `import diptych` does not import torch
+    from diptych import edit as edit
     from diptych.api import choose, compare, duel, evaluate, export, load, train
     from diptych.catalog import recipes
     from diptych.data import inspect, open_data
@@ -25,6 +26,7 @@ __all__ = [
     "choose",
     "compare",
     "duel",
+    "edit",
     "evaluate",
     "export",
     "inspect",
@@ -39,6 +41,7 @@ _HOME = {
     **dict.fromkeys(("inspect", "open_data"), "diptych.data"),
     **dict.fromkeys(("Condition", "Model", "Noise"), "diptych.model"),
     **dict.fromkeys(("Estimate", "Report", "RulerCard"), "diptych.scores"),
+    "edit": "diptych.edit",
     "recipes": "diptych.catalog",
 }
 
@@ -48,4 +51,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'diptych' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOME[name]), name)
+    module = importlib.import_module(_HOME[name])
+    return module if name == "edit" else getattr(module, name)

@@ -33,9 +33,14 @@ VERBS = {
     "duel": "Train contenders under one budget, measure them with one ruler, say which to ship.",
     "train": "Train one recipe on images; the same command again resumes.",
     "sample": "Draw images from a run: a sheet, a folder of files or an .npz.",
+    "edit": "Change images by a diffusion run: inpaint, outpaint, vary, restore, interpolate ...",
     "evaluate": "Measure runs, models and images with one ruler: quality, diversity, copying, cost.",
+    "guide": "A diffusion model led away from a weaker version of itself.",
+    "sweep": "An option of a model over its values: what it buys in quality and costs in diversity.",
+    "tune-steps": "Noise levels found for a diffusion run: the same quality in fewer steps.",
     "choose": "The best of measured runs under constraints, with the reason for each that was dropped.",
     "export": "One ONNX file that turns noise (and labels) into images, checked against the run.",
+    "draw": "Pictures of what a schedule does to images.",
     "data": "Look at images before training on them.",
     "recipes": "What can be trained, with every flag and its default.",
 }
@@ -49,7 +54,8 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 for place, (verb, line) in enumerate(VERBS.items()):
-    target = f"diptych.cli.{verb}:{'app' if verb in ('train', 'data') else verb}"
+    name = verb.replace("-", "_")
+    target = f"diptych.cli.{name}:{'app' if verb in ('train', 'edit', 'data', 'draw') else name}"
     app.command(target, name=verb, help=line, sort_key=place)
 
 

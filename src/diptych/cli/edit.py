@@ -1,0 +1,291 @@
+"""diptych edit: images changed by a run of a diffusion model, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from diptych.cli import VERBS
+from diptych.cli.common import OUTPUT, Json, Options, numbers, say_on_stderr, show, values, with_options
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+app = App(name="edit", help=VERBS["edit"])
+
+Run = Annotated[Path, Parameter(help="A run directory of a diffusion model.")]
+Photo = Annotated[Path, Parameter(help="The image to edit.")]
+Mask = Annotated[Path, Parameter(help="An image of the same size: white is made anew, black is kept.")]
+Method = Annotated[
+    Literal["repaint", "ddnm", "pigdm", "dps"],
+    Parameter(help="repaint looks at each noise level many times; ddnm once; pigdm and dps use gradients."),
+]
+Resamplings = Annotated[int, Parameter(help="Of repaint: more fits the new part better to the kept one.")]
+Jump = Annotated[int, Parameter(help="Of repaint: steps between resamplings; 0: a twenty-fifth of all.")]
+Overlap = Annotated[float, Parameter(help="Share of each window that the next one sees too.")]
+Strength = Annotated[float, Parameter(help="0: the image itself, 1: it is forgotten.")]
+FIT = "How an image of another size or of more colours is brought to the model's; else it is an error."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Drawing:
+    """What to draw and where to put it."""
+
+    out: Annotated[
+        Path, Parameter(group=OUTPUT, help="A picture (.png) for one sheet, else a folder of pictures.")
+    ]
+    seeds: Annotated[str, Parameter(help="0-3 or 1,5,9: the same seed is the same image.")] = "0-3"
+    label: Annotated[int | None, Parameter(help="A class; else any.")] = None
+    attributes: Annotated[
+        str | None, Parameter(help="Continuous labels, 0.3,1.7 or x=0.3,y=1.7; else any.")
+    ] = None
+    fit: Annotated[Literal["crop", "pad", "stretch"] | None, Parameter(help=FIT)] = None
+    batch: Annotated[int, Parameter(help="Images made at once; changes nothing but speed and memory.")] = 16
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto"
+    as_json: Json = False
+
+    def start(self, run: Path, options: dict[str, str], *without: str) -> tuple[Any, dict[str, Any]]:
+        """The run's model with its options, and the arguments that functions of `diptych.edit` share."""
+        from diptych.device import keep_buffers
+        from diptych.diffusion.editing import diffusion_of
+        from diptych.runs import load_model
+
+        say_on_stderr()
+        keep_buffers()
+        model, _ = with_options(diffusion_of(load_model(run, self.device)), options)
+        label: Any = self.label
+        if self.attributes is not None:
+            label = values(self.attributes, model.attribute_names)
+        shared = {"label": label, "fit": self.fit, "batch": self.batch, "seeds": numbers(self.seeds)}
+        for name in without:
+            if name in ("label", "fit") and shared[name] is not None:
+                raise WrongUse(f"--{name} means nothing to this edit", "leave it out")
+            shared.pop(name)
+        return model, shared
+
+    def finish(self, edit: str, images: Tensor, **done: Any) -> None:
+        """Writes the images and says so."""
+        from diptych import pictures
+
+        names = numbers(self.seeds) if edit != "interpolate" else list(range(len(images)))
+        if self.out.suffix:
+            pictures.save(
+                pictures.sheet(images, columns=len(images) if edit == "interpolate" else 0), self.out
+            )
+        else:
+            for name, image in zip(names, images, strict=True):
+                pictures.save(pictures.sheet(image[None], least=1), self.out / f"{name:06d}.png")
+        if not self.as_json:
+            print(self.out)
+            return
+        told = {k: str(v) if isinstance(v, Path) else v for k, v in done.items() if v is not None}
+        show(
+            {"edit": edit, "out": str(self.out), "images": len(images), "shape": list(images.shape[1:])}
+            | told
+        )
+
+
+@app.command
+def inpaint(
+    run: Run,
+    photo: Photo,
+    *,
+    mask: Mask,
+    method: Method = "repaint",
+    resamplings: Resamplings = 10,
+    jump: Jump = 0,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """Make a part of an image anew, to go with the rest."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options)
+    images = edit.inpaint(model, photo, mask, method=method, resamplings=resamplings, jump=jump, **shared)
+    draw.finish("inpaint", images, photo=photo, mask=mask, method=method, options=options)
+
+
+@app.command
+def outpaint(
+    run: Run,
+    photo: Photo,
+    *,
+    left: Annotated[int, Parameter(help="Pixels to add on the left.")] = 0,
+    right: Annotated[int, Parameter(help="Pixels to add on the right.")] = 0,
+    top: Annotated[int, Parameter(help="Pixels to add above.")] = 0,
+    bottom: Annotated[int, Parameter(help="Pixels to add below.")] = 0,
+    overlap: Overlap = 0.5,
+    method: Method = "repaint",
+    resamplings: Resamplings = 10,
+    jump: Jump = 0,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """Continue an image beyond its edges. It may have any size; the canvas must hold one of the model's."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options, "fit")
+    sides: dict[str, Any] = {"left": left, "right": right, "top": top, "bottom": bottom}
+    images = edit.outpaint(
+        model, photo, **sides, overlap=overlap, method=method, resamplings=resamplings, jump=jump, **shared
+    )
+    draw.finish("outpaint", images, photo=photo, **sides, method=method, options=options)
+
+
+@app.command
+def panorama(
+    run: Run,
+    *,
+    height: Annotated[int, Parameter(help="Of the canvas, in pixels.")],
+    width: Annotated[int, Parameter(help="Of the canvas, in pixels.")],
+    overlap: Overlap = 0.5,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """New images larger than the model's own, from overlapping windows."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options, "fit")
+    images = edit.panorama(model, height, width, overlap=overlap, **shared)
+    draw.finish("panorama", images, overlap=overlap, options=options)
+
+
+@app.command
+def vary(
+    run: Run,
+    photo: Photo,
+    *,
+    strength: Strength = 0.5,
+    mask: Annotated[Path | None, Parameter(help="White where the image may change; else all of it.")] = None,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """Images near a given one: noise on it, and down again (SDEdit)."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options)
+    images = edit.vary(model, photo, strength=strength, mask=mask, **shared)
+    draw.finish("vary", images, photo=photo, mask=mask, strength=strength, options=options)
+
+
+@app.command
+def stroke(
+    run: Run,
+    painting: Annotated[Path, Parameter(help="Strokes of colour, painted by hand.")],
+    *,
+    strength: Strength = 0.7,
+    mask: Annotated[Path | None, Parameter(help="White where strokes were painted over a photo.")] = None,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """Make a painting real: SDEdit from coarse strokes, which takes more noise than a photo."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options)
+    images = edit.vary(model, painting, strength=strength, mask=mask, **shared)
+    draw.finish("stroke", images, painting=painting, mask=mask, strength=strength, options=options)
+
+
+@app.command
+def colour(
+    run: Run,
+    target: Annotated[str, Parameter(help="A picture, or one colour: 255,128,0.")],
+    *,
+    cells: Annotated[int, Parameter(help="A grid of so many by so many mean colours is followed.")] = 4,
+    above: Annotated[float, Parameter(help="The noise level below which colours may drift.")] = 0.0,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """New images in the colours of a picture, coarsely (ILVR)."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options)
+    parts = target.split(",")
+    one = tuple(map(int, parts)) if all(part.strip().isdecimal() for part in parts) else None
+    images = edit.colour(model, one or Path(target), cells=cells, above=above, **shared)
+    draw.finish("colour", images, target=target, cells=1 if one else cells, options=options)
+
+
+@app.command
+def restore(
+    run: Run,
+    photo: Annotated[Path, Parameter(help="The small, blurred, grey or noisy image.")],
+    *,
+    operator: Annotated[
+        str, Parameter(help="What was done to it: superres:4, bicubic:4, blur:2.0, grey or noise:0.2.")
+    ],
+    method: Annotated[
+        Literal["ddnm", "pigdm", "dps"], Parameter(help="ddnm is quick; pigdm and dps use gradients.")
+    ] = "ddnm",
+    noise: Annotated[
+        float, Parameter(help="Deviation of noise in the photo, where white - black is 2.")
+    ] = 0.0,
+    scale: Annotated[float, Parameter(help="Of dps: the length of its steps.")] = 1.0,
+    degrade: Annotated[
+        bool, Parameter(negative="", help="The photo is a whole one: do it to it first, to try this out.")
+    ] = False,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """Undo a loss of resolution, sharpness or colour: images that are consistent with what is left."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options)
+    how: dict[str, Any] = {"method": method, "noise": noise, "scale": scale, "degrade": degrade}
+    images = edit.restore(model, photo, operator, **how, **shared)
+    draw.finish("restore", images, photo=photo, operator=operator, **how, options=options)
+
+
+@app.command
+def regions(
+    run: Run,
+    *,
+    map: Annotated[Path, Parameter(help="A picture of the model's size in flat greys, one for each area.")],
+    labels: Annotated[str, Parameter(help="A class for each grey, dark to light: 3,any,0.")],
+    feather: Annotated[float, Parameter(help="Pixels over which neighbouring areas mix.")] = 1.0,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """New images with another class in each area."""
+    from diptych import edit
+
+    model, shared = draw.start(run, options, "fit", "label")
+    wanted = [None if part.strip() == "any" else numbers(part)[0] for part in labels.split(",")]
+    images = edit.regions(model, map, wanted, feather=feather, **shared)
+    draw.finish("regions", images, map=map, labels=labels, feather=feather, options=options)
+
+
+@app.command
+def interpolate(
+    run: Run,
+    one: Annotated[str, Parameter(help="An image, or a seed.")],
+    other: Annotated[str, Parameter(help="Another image, or another seed.")],
+    *,
+    frames: Annotated[int, Parameter(help="From one to the other, both included.")] = 8,
+    inversion_steps: Annotated[int, Parameter(help="From an image up to noise, and down again.")] = 50,
+    labels: Annotated[str | None, Parameter(help="Of the two, as 3,8; else any.")] = None,
+    draw: Drawing,
+    **options: Options,
+) -> None:
+    """From one image to another through noise: up to it, along a great circle, and down."""
+    from diptych import edit
+
+    model, _ = draw.start(run, options, "label")
+    pair = None if labels is None else numbers(labels)
+    if pair is not None and len(pair) != 2:
+        raise WrongUse(f"--labels {labels} must be two classes", "of the first image and of the second: 3,8")
+    ends = [int(end) if end.isdecimal() else Path(end) for end in (one, other)]
+    images = edit.interpolate(
+        model,
+        *ends,
+        frames=frames,
+        steps=inversion_steps,
+        labels=None if pair is None else (pair[0], pair[1]),
+        fit=draw.fit,
+    )
+    draw.finish("interpolate", images, one=one, other=other, labels=labels, options=options)

@@ -1,0 +1,89 @@
+"""What every edit is: a Model around a diffusion model that wants an image, a mask or both."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diptych.diffusion.denoiser import Denoiser
+from diptych.diffusion.model import DiffusionModel
+from diptych.errors import WrongUse
+from diptych.model import Condition, Model, Noise, takes_after
+
+
+class Edit(Model, ABC):
+    """A diffusion model that starts from, or is held to, what the condition shows.
+
+    `options` are the edit's own; steps, sampler and guidance are the diffusion model's:
+    `Vary(model.using(steps=50, guidance=2), VaryOptions(strength=0.3))`. Without a label it edits as "any".
+    """
+
+    needs: frozenset[str] = frozenset()  # the Condition fields that must be given
+    takes: frozenset[str] = frozenset()  # and those that may
+
+    def __init__(self, model: Model, options: Any) -> None:
+        super().__init__()
+        self.model, self.options = diffusion_of(model), options
+        takes_after(self, self.model)
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """The label, where the model knows labels, and what the edit reads."""
+        return self.model.wants | self.needs | self.takes
+
+    def read(self, condition: Condition, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A part of the condition as (B, *shape). Raises WrongUse where it is missing or of another size."""
+        part = getattr(condition, name)
+        if part is None:
+            raise WrongUse(f"{type(self).__name__} needs {name!r} as a condition", f"(B, {numbers(shape)})")
+        if tuple(part.shape[1:]) != tuple(shape):
+            raise WrongUse(
+                f"the {name} is {described(part.shape[1:])}, but {described(shape)} is needed",
+                "resize or convert it first (--fit does on the command line)",
+            )
+        return part  # type: ignore[no-any-return]
+
+    def kept(self, condition: Condition) -> Tensor:
+        """Where pixels are kept, bool (B, 1, H, W), from the condition's mask of 0 and 1."""
+        return self.read(condition, "mask", (1, *self.image_shape[1:])) > 0.5
+
+
+def diffusion_of(model: Model) -> DiffusionModel:
+    """The model, if it is one that can be edited with. Raises WrongUse where it has no denoiser."""
+    if not isinstance(model, DiffusionModel):
+        raise WrongUse(
+            f"{type(model).__name__} has no denoiser, and editing needs one",
+            "edit with a diffusion model: a run of edm, ddpm or flow, say",
+        )
+    return model
+
+
+def device_of(model: Model) -> torch.device:
+    """Where the model's weights are."""
+    return next(model.parameters(), torch.empty(0)).device
+
+
+def numbers(shape: tuple[int, ...] | torch.Size) -> str:
+    """(3, 32, 32) as "3, 32, 32"."""
+    return ", ".join(map(str, shape))
+
+
+def described(shape: tuple[int, ...] | torch.Size) -> str:
+    """(C, H, W) as a person says it: "32x32 with 3 channels"."""
+    if len(shape) != 3:
+        return f"({numbers(shape)})"
+    channels, height, width = shape
+    return f"{height}x{width} with {channels} channel{'s' * (channels > 1)}"
+
+
+def label_only(condition: Condition) -> Condition:
+    """What the denoiser hears: the image and the mask are the edit's."""
+    return Condition(label=condition.label)
+
+
+def start(noise: Noise, denoiser: Denoiser) -> Tensor:
+    """Standard normal (B, C, H, W), laid out as a model's own sampling lays it out."""
+    return noise.normal(*denoiser.image_shape).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,104 @@
+"""From one image to another through noise: up the probability-flow ODE (DDIM inversion, Song et al., 2020,
+arXiv:2010.02502, section 4.3), across a great circle (slerp), and down again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from diptych.diffusion.denoiser import Denoiser
+from diptych.diffusion.editing.edit import described, diffusion_of
+from diptych.diffusion.editing.regions import Regional
+from diptych.diffusion.model import DiffusionModel, Sight
+from diptych.diffusion.samplers.grids import karras
+from diptych.diffusion.samplers.heun import heun
+from diptych.errors import WrongUse
+from diptych.model import Condition, Model, Noise
+
+LOWEST, HIGHEST = 0.002, 100.0  # an image to a quarter of an 8-bit level; noise to one part in 10^4
+SILENT = Noise(())
+
+
+def invert(model: Model, image: Tensor, condition: Condition = Condition(), steps: int = 50) -> Tensor:
+    """The noise (B, C, H, W), about standard normal, from which the ODE leads to the image in [-1, 1]."""
+    model = checked(model, image)
+    sigmas = levels(model, steps)
+    rising = sigmas[-2::-1]  # the level 0, where the ODE has no slope, is left out
+    return heun(Sight(model.guided(), condition), image, rising, SILENT) / sigmas[0]
+
+
+def back(
+    model: Model,
+    latent: Tensor,
+    condition: Condition = Condition(),
+    steps: int = 50,
+    denoiser: Denoiser | None = None,
+) -> Tensor:
+    """The image (B, C, H, W) to which the ODE leads from noise: the inverse of `invert`."""
+    model = diffusion_of(model)
+    sigmas = levels(model, steps)
+    sight = Sight(denoiser or model.guided(), condition)
+    return heun(sight, sigmas[0] * latent, sigmas, SILENT)
+
+
+def interpolate(
+    model: Model,
+    one: Tensor,
+    other: Tensor,
+    frames: int = 8,
+    *,
+    labels: tuple[int, int] | None = None,
+    steps: int = 50,
+    latents: bool = False,
+) -> Tensor:
+    """Images (frames, C, H, W) from `one` to `other`, (C, H, W) each, the two included.
+
+    labels: of the two; on the way the clean images of both are mixed. latents: the two are noise already.
+    """
+    model = diffusion_of(model)
+    if frames < 2:
+        raise WrongUse(f"from one image to another there are at least 2 frames, not {frames}")
+    pair = torch.stack([one, other])
+    if labels is not None:
+        Regional(model.denoiser, labels, torch.ones(1))  # raises where the labels cannot be meant
+    told = Condition(label=None if labels is None else torch.tensor(labels, device=pair.device))
+    ends = pair if latents else invert(model, pair, told, steps)
+    along = torch.linspace(0, 1, frames, device=pair.device)
+    latent = slerp(ends[:1], ends[1:], along)
+    if labels is None or labels[0] == labels[1]:
+        told = Condition(label=None if told.label is None else told.label[:1].expand(frames))
+        return back(model, latent, told, steps)
+    shares = torch.stack([1 - along, along], 1)[:, :, None, None]
+    return back(model, latent, Condition(), steps, Regional(model.guided(), labels, shares))
+
+
+def slerp(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """Along the great circle from `one` to `other`, (1, ...), at shares (N,) from 0 to 1: (N, ...)."""
+    share = share.view(-1, *[1] * (one.ndim - 1)).to(one)
+    cosine = torch.cosine_similarity(one.flatten(), other.flatten(), 0).clamp(-1, 1)
+    angle = cosine.acos()
+    straight = angle.sin() < 1e-4  # alike or opposite: there is no one great circle
+    sine = torch.where(straight, 1.0, angle.sin())
+    a = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
+    b = torch.where(straight, share, (share * angle).sin() / sine)
+    return a * one + b * other
+
+
+def levels(model: DiffusionModel, steps: int) -> list[float]:
+    """The noise levels between which images and noise are the same thing: falling, the last of them 0."""
+    if steps < 2:
+        raise WrongUse(f"an inversion needs at least 2 steps, not {steps}", "50 are usual")
+    low, high = model.denoiser.schedule.ends()
+    options = model.options
+    return karras(steps, options.sigma_min or max(low, LOWEST), options.sigma_max or min(high, HIGHEST))
+
+
+def checked(model: Model, image: Tensor) -> DiffusionModel:
+    """The model, whose images are of this size. Raises WrongUse where they are not."""
+    found = diffusion_of(model)
+    if tuple(image.shape[1:]) != tuple(found.image_shape):
+        raise WrongUse(
+            f"the image is {described(image.shape[1:])}, but {described(found.image_shape)} is needed",
+            "resize or convert it first (--fit does on the command line)",
+        )
+    return found
