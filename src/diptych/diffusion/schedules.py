@@ -49,10 +49,8 @@ class Schedule(nn.Module, ABC):
 
     def ends(self) -> tuple[float, float]:
         """The smallest and the largest level."""
-        if self.exact:
-            return self.exact[0], self.exact[-1]
-        low, high = self.level(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-        return low, high
+        levels = self.exact or self.level(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        return levels[0], levels[-1]
 
 
 def variance_preserving(level: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,33 @@ from diptych.model import Noise
 
 @sampler("heun", order=2, calls=2)
 def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
-    """Two evaluations a step but for the last (Karras et al., 2022, algorithm 1)."""
+    """Two evaluations a step but for the last (EDM, Karras et al., 2022, arXiv:2206.00364, algorithm 1)."""
     for sigma, following in pairwise(sigmas):
-        slope = (x - denoise(x, sigma)) / sigma
-        reached = x + (following - sigma) * slope
-        if following > 0:
-            slope = (slope + (reached - denoise(reached, following)) / following) / 2
-            reached = x + (following - sigma) * slope
-        x = reached
+        x = heun_step(denoise, x, sigma, following)
     return x
+
+
+@sampler("flow-heun", order=2, calls=2)
+def flow_heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
+    """Heun where rectified flows are straight, in y = x / (1 + sigma) over t = sigma / (1 + sigma).
+
+    Unlike Heun in sigma it can begin at pure noise: its second slope is not magnified by a first step from
+    an infinite level.
+    """
+    for sigma, following in pairwise(sigmas):
+        x = heun_step(denoise, x, sigma, following, (1 + following) / (1 + sigma))
+    return x
+
+
+def heun_step(denoise: Denoise, x: Tensor, sigma: float, following: float, stretch: float = 1.0) -> Tensor:
+    """Euler's step, and half of what the clean image changes by until its end: 1/2 (slope' - slope) dsigma.
+
+    stretch: of the second term in other coordinates than x and sigma; Euler's step is the same in all.
+    """
+    clean = denoise(x, sigma)
+    reached = clean.lerp(x, following / sigma)
+    if not following:
+        return reached
+    # (reached - D') / sigma' - (x - D) / sigma = (D - D') / sigma', because reached lies on the first line
+    change = denoise(reached, following) - clean
+    return reached.add(change, alpha=stretch * (sigma - following) / (2 * following))

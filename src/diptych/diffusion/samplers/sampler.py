@@ -1,16 +1,19 @@
 """What a sampler is: a pure function of a denoiser, a start, noise levels and a stream of noise.
 
 Noise levels are Python floats, so that a whole sampler exports as one graph and nothing waits for the device.
+Images are x = x_0 + sigma eps whatever the schedule (x_t / alpha_t): formulas of the literature that are
+written with alpha and sigma become weighted means of the image and of what the denoiser sees in it.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,6 +24,14 @@ class Denoise(Protocol):
     """A denoiser under its condition: a noisy batch and its level to a clean batch."""
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor: ...
+
+
+@runtime_checkable
+class Moments(Protocol):
+    """A denoiser under its condition that may have learned variances."""
+
+    def moments(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """The clean batch and the learned variances, from 0, the smallest, to 1, the largest."""
 
 
 Walk = Callable[..., Tensor]  # (denoise, x, sigmas, noise, **options): x at sigmas[0] to x at sigmas[-1]
@@ -65,3 +76,17 @@ def samplers() -> dict[str, Sampler]:
     folder = importlib.import_module(package)
     modules = [importlib.import_module(f"{package}.{m.name}") for m in pkgutil.iter_modules(folder.__path__)]
     return {s.name: s for module in modules for s in vars(module).values() if isinstance(s, Sampler)}
+
+
+def ancestral(sigma: float, following: float, eta: float) -> tuple[float, float]:
+    """The level to step down to, and the deviation of the noise that leads from there up to `following`.
+
+    eta = 1 is the reverse of the noising itself (DDPM's posterior), 0 adds none.
+    """
+    up = min(following, eta * following * math.sqrt(1 - (following / sigma) ** 2))
+    return math.sqrt((following - up) * (following + up)), up
+
+
+def renoised(x: Tensor, noise: Noise, deviation: float) -> Tensor:
+    """x with normal noise added."""
+    return x.add(noise.normal(*x.shape[1:]), alpha=deviation) if deviation else x

@@ -1,0 +1,286 @@
+"""Samplers: agreement with diffusers and k-diffusion, orders of convergence, time, and quality over steps.
+
+    python benchmarks/samplers.py                       agreement and time outside the network
+    python benchmarks/samplers.py --runs                whole sampling beside diffusers' pipelines, too
+    python benchmarks/samplers.py --plot RUN ...        docs/images/quality-against-steps.svg of these runs
+
+diffusers and k-diffusion are used where they are installed. Times outside the network are the processor's, of
+one thread, in turn; whole runs are wall time in processes of their own, ours with the allocator as `sample`
+sets it, theirs as shipped, and the ratio is of GFLOP/s, which torch counts. Targets: a DDIM and a DPM++2M
+step in at most a third of diffusers' time, whole runs at least 1.3 times as fast at equal work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diptych.device import keep_buffers
+from diptych.diffusion.denoiser import Denoiser, EDMDenoiser
+from diptych.diffusion.model import DiffusionModel, DiffusionOptions, Sight
+from diptych.diffusion.samplers import SAMPLERS
+from diptych.diffusion.samplers.grids import trailing
+from diptych.diffusion.schedules import Discrete
+from diptych.model import Condition, Noise
+from diptych.networks.unet import UNet
+from paired import finish, interleaved, parser, ratio, shown, table
+from step import start
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+PLOT = ROOT / "docs" / "images" / "quality-against-steps.svg"
+PLOTTED = ("ddim", "heun", "dpm++2m", "unipc", "ddpm")
+VP = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+def orders() -> dict[str, float]:
+    """The measured order of each deterministic sampler on a mixture of two normals, from noise, float64."""
+    from test_samplers import measured
+
+    return {
+        name: measured(name, 80.0, 120, 180)[0] for name, found in SAMPLERS.items() if found.deterministic
+    }
+
+
+def agreement() -> dict[str, Any]:
+    """For each sampler its calls, its order, and the largest differences from the peers'."""
+    from sampler_peers import CASES
+    from samplers_k import differences
+
+    theirs: dict[str, float] = {}
+    if importlib.util.find_spec("diffusers"):
+        for case in CASES:
+            mine, other = case.run()
+            theirs[case.name] = max(theirs.get(case.name, 0.0), (mine - other).abs().max().item())
+    k, order = differences(), orders()
+    return {
+        name: {
+            "calls": found.calls,
+            "order": order.get(name),
+            "diffusers": theirs.get(name),
+            "k-diffusion": k.get(name),
+        }
+        for name, found in sorted(SAMPLERS.items())
+    }
+
+
+class Constant(Denoiser):
+    """Sees the same image always, at once."""
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.image, self.schedule = image, Discrete("linear")
+        self.image_shape, self.classes = (3, 32, 32), 0
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The image."""
+        return self.image
+
+
+def outside_the_network(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds a step of DDIM and DPM++2M, ours and diffusers', with a network that takes no time."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    steps, shape = 50, (args.images, 3, 32, 32)
+    image, x = torch.randn(shape), torch.randn(shape)
+    denoiser = Constant(image)
+    sight, schedule = Sight(denoiser, Condition()), denoiser.schedule
+    sigmas = trailing(steps, *schedule.ends(), schedule)
+
+    def peer(scheduler: Any) -> Callable[[], None]:
+        def loop() -> None:
+            scheduler.set_timesteps(steps)
+            y = x
+            for t in scheduler.timesteps:
+                y = scheduler.step(image, t, scheduler.scale_model_input(y, t)).prev_sample
+
+        return loop
+
+    def mine(name: str) -> Callable[[], object]:
+        return lambda: SAMPLERS[name](sight, x, sigmas, Noise(()))
+
+    pairs: dict[str, tuple[str, Callable[[], None]]] = {
+        "ddim": ("DDIMScheduler", peer(DDIMScheduler(**VP, clip_sample=False))),
+        "dpm++2m": ("DPMSolverMultistepScheduler", peer(DPMSolverMultistepScheduler(**VP))),
+    }
+    results = {}
+    for name, (peer_name, loop) in pairs.items():
+        with torch.inference_mode():
+            taken = interleaved({"ours": mine(name), "theirs": loop}, args.rounds, time.process_time)
+        results[name] = {
+            "peer": peer_name,
+            "ours_ms": statistics.median(taken["ours"]) / steps * 1e3,
+            "theirs_ms": statistics.median(taken["theirs"]) / steps * 1e3,
+            "faster": ratio(taken["theirs"], taken["ours"]),
+        }
+    return results
+
+
+def our_run(args: argparse.Namespace) -> Callable[[], object]:
+    """A whole run of our U-Net behind our sampler."""
+    keep_buffers()
+    network = UNet((3, args.size, args.size), width=args.width)
+    options = DiffusionOptions(steps=args.steps, sampler=args.sampler)
+    model = DiffusionModel(EDMDenoiser(network), options)
+    model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return lambda: model.sample(range(args.images), batch=args.images)
+
+
+def their_run(args: argparse.Namespace) -> Callable[[], object]:
+    """A whole run of diffusers' pipeline around UNet2DModel with as many levels, blocks and channels."""
+    from diffusers import (
+        DDIMPipeline,
+        DDIMScheduler,
+        DDPMPipeline,
+        DPMSolverMultistepScheduler,
+        UNet2DModel,
+    )
+
+    w = args.width
+    network: nn.Module = UNet2DModel(
+        sample_size=args.size,
+        block_out_channels=(w, 2 * w, 2 * w),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    ).eval()
+    if args.sampler == "ddim":
+        pipeline: Any = DDIMPipeline(network, DDIMScheduler(**VP))
+    else:
+        pipeline = DDPMPipeline(network, DPMSolverMultistepScheduler(**VP))
+        pipeline.scheduler = DPMSolverMultistepScheduler(**VP)
+    pipeline.set_progress_bar_config(disable=True)
+    return lambda: pipeline(batch_size=args.images, num_inference_steps=args.steps, output_type="np")
+
+
+def whole_runs(args: argparse.Namespace) -> dict[str, Any]:
+    """GFLOP/s of whole runs, ours and theirs, in processes of their own, in turn."""
+    results = {}
+    for sampler, steps in (("ddim", args.ddim_steps), ("dpm++2m", args.dpm_steps)):
+        made = argparse.Namespace(**{**vars(args), "sampler": sampler, "steps": steps})
+        started = {name: start(make, made) for name, make in (("ours", our_run), ("theirs", their_run))}
+        taken = interleaved({name: way for name, (way, _, _) in started.items()}, args.rounds_of_runs)
+        per_flop = {name: [s / started[name][1] for s in taken[name]] for name in taken}
+        for _, _, line in started.values():
+            line.send(False)
+        results[f"{sampler}, {steps} steps"] = {
+            "gflop": {name: flop / 1e9 for name, (_, flop, _) in started.items()},
+            "seconds": {name: statistics.median(values) for name, values in taken.items()},
+            "faster": ratio(per_flop["theirs"], per_flop["ours"]),
+        }
+    return results
+
+
+def plot(args: argparse.Namespace) -> None:
+    """The ruler's fid over steps, a panel a run, a line a sampler."""
+    from diptych.report.lines import Line, Panel, figure
+    from diptych.sweep import point, sweep
+
+    panels = []
+    for run in args.plot:
+        lines = []
+        for sampler in PLOTTED:
+            options = {"sampler": sampler, **({"grid": args.grid} if args.grid else {})}
+            found = sweep(run, "steps", args.plot_steps, options=options, n=args.n, metrics=["fid"])
+            both = zip(found.values, found.reports, strict=True)
+            points = [point(value, report.scores["fid"]) for value, report in both]
+            lines.append(Line(sampler, points))
+            print(Path(run).name, sampler, *(f"{p.x:g}: {p.y:.4g}" for p in points), flush=True)
+        panels.append(Panel(f"{Path(run).name}: fid", "steps", lines, log_x=True, log_y=True))
+    title = "Quality against steps, by sampler"
+    note = f"n = {args.n}; bars: 95 % intervals; heun takes two network calls a step, the others one"
+    args.image.parent.mkdir(parents=True, exist_ok=True)
+    drawn = figure("quality-against-steps", title, panels, columns=2, width=460, note=note)
+    args.image.write_text(str(drawn))
+    print(args.image)
+
+
+def said(value: float | None, form: str) -> str:
+    """A number or nothing."""
+    return "" if value is None or math.isnan(value) else format(value, form)
+
+
+def report(args: argparse.Namespace) -> dict[str, Any]:
+    """Measures and prints the tables."""
+    results: dict[str, Any] = {"agreement": agreement()}
+    rows = [
+        [
+            name,
+            str(found["calls"]),
+            said(found["order"], ".2f") or "draws noise",
+            *(said(found[k], ".0e") for k in ("diffusers", "k-diffusion")),
+        ]
+        for name, found in results["agreement"].items()
+    ]
+    head = ["sampler", "calls a step", "measured order", "from diffusers", "from k-diffusion"]
+    print("largest differences of images of unit size; order from noise, on a mixture of two normals\n")
+    table(head, rows)
+    if importlib.util.find_spec("diffusers"):
+        results["outside"] = outside_the_network(args)
+        print(f"\na step outside the network, {args.images}x3x32x32, processor's ms of one thread\n")
+        cells = [
+            [
+                name,
+                f"{found['ours_ms']:.3f}",
+                f"{found['peer']} {found['theirs_ms']:.3f}",
+                shown(found["faster"]),
+            ]
+            for name, found in results["outside"].items()
+        ]
+        table(["", "ours", "diffusers", "ours is faster"], cells)
+    if args.runs:
+        results["runs"] = whole_runs(args)
+        print(f"\nwhole runs, {args.images} images of {args.size}x{args.size}x3, width {args.width}\n")
+        cells = [
+            [
+                name,
+                *(f"{f['seconds'][k]:.2f} s, {f['gflop'][k]:.0f} GFLOP" for k in ("ours", "theirs")),
+                shown(f["faster"]),
+            ]
+            for name, f in results["runs"].items()
+        ]
+        table(["", "ours", "diffusers", "ours is faster, per FLOP"], cells)
+    return results
+
+
+def main() -> None:
+    """Prints Markdown tables, or draws the plot."""
+    flags = parser(__doc__ or "", rounds=15)
+    flags.set_defaults(threads=1)
+    flags.add_argument("--images", type=int, default=64, help="a batch")
+    flags.add_argument("--runs", action="store_true", help="whole runs, too: minutes")
+    flags.add_argument("--rounds-of-runs", type=int, default=5)
+    flags.add_argument("--size", type=int, default=32)
+    flags.add_argument("--width", type=int, default=32)
+    flags.add_argument("--ddim-steps", type=int, default=50)
+    flags.add_argument("--dpm-steps", type=int, default=20)
+    flags.add_argument("--plot", nargs="+", default=[], metavar="RUN", help="draw quality against steps")
+    flags.add_argument("--n", type=int, default=1000, help="images a point of the plot")
+    flags.add_argument("--plot-steps", type=float, nargs="+", default=[3, 5, 10, 20, 50])
+    flags.add_argument("--grid", default="", help="of the plot; else the run's own")
+    flags.add_argument("--image", type=Path, default=PLOT)
+    args = flags.parse_args()
+    if args.quick:
+        args.rounds, args.rounds_of_runs, args.ddim_steps, args.dpm_steps = 3, 2, 4, 4
+    torch.set_num_threads(args.threads)
+    keep_buffers()
+    warnings.simplefilter("ignore")  # diffusers' of numpy and of its own deprecations
+    if args.plot:
+        plot(args)
+        return
+    finish(report(args), args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Grids of noise levels: their ends, their spacing, and diffusers' timesteps."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from diptych.diffusion.samplers import GRIDS
+from diptych.diffusion.samplers.grids import (
+    beta,
+    geometric,
+    karras,
+    leading,
+    linear,
+    linspace,
+    log_snr,
+    trailing,
+)
+from diptych.diffusion.schedules import SCHEDULES, VE, VP, Discrete, Flow, Schedule, Tabulated, schedule
+from diptych.errors import WrongUse
+
+every_grid = pytest.mark.parametrize("name", sorted(GRIDS))
+SPACINGS = {"trailing": trailing, "leading": leading, "linspace": linspace}
+
+
+def times(levels: list[float], own: Schedule) -> list[float]:
+    """The times of levels before the last, which is 0."""
+    return own.time(torch.tensor(levels[:-1], dtype=torch.float64)).tolist()
+
+
+@every_grid
+@pytest.mark.parametrize("of", sorted(SCHEDULES))
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_every_grid_falls_from_the_end_to_0(name: str, of: str, steps: int) -> None:
+    own = schedule(of)
+    low, high = own.ends()
+    levels = GRIDS[name](steps, low, high, own)
+    assert len(levels) == steps + 1
+    assert levels[-1] == 0
+    assert all(a > b for a, b in pairwise(levels))
+    assert levels[0] == pytest.approx(high, rel=1e-4) or name == "leading"
+    if steps > 1 and name not in ("trailing", "geometric"):
+        assert levels[-2] == pytest.approx(low, rel=2e-3)
+
+
+def test_karras_grid() -> None:
+    """EDM's 18 steps, equation 5."""
+    grid = karras(18, 0.002, 80)
+    assert [grid[0], grid[-2], grid[-1]] == [pytest.approx(80), pytest.approx(0.002), 0]
+    assert grid[9] == pytest.approx((80 ** (1 / 7) + 9 / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7)
+
+
+def test_even_grids() -> None:
+    assert linear(5, 1, 9) == pytest.approx([9, 7, 5, 3, 1, 0])
+    assert log_snr(4, 0.01, 10) == pytest.approx([10, 1, 0.1, 0.01, 0])
+    assert geometric(3, 0.01, 10) == pytest.approx([10, 1, 0.1, 0])
+    assert GRIDS["exponential"] is GRIDS["log-snr"]
+
+
+def test_geometric_grid_of_two_steps_is_that_of_the_literature() -> None:
+    """iCT's middle level for two steps is 0.821 (Song and Dhariwal, 2024, section 4)."""
+    assert geometric(2, 0.0084, 80)[1] == pytest.approx(0.82, abs=0.01)
+
+
+def test_beta_grid_is_symmetric_in_time_and_dense_at_both_ends() -> None:
+    own = Flow()
+    t = times(beta(21, *own.ends(), own), own)
+    gaps = -np.diff(t)
+    assert t[10] == pytest.approx(0.5, abs=1e-3)
+    assert gaps == pytest.approx(gaps[::-1], abs=1e-4)
+    assert gaps.argmax() in (9, 10)
+    # Beta(0.6, 0.6) is at most at 0.05 with this probability, by its density's integral
+    place = np.linspace(0, 0.05, 200_001)[1:]
+    share = (place**-0.4 * (1 - place) ** -0.4).sum() * (place[1] - place[0])
+    share /= math.gamma(0.6) ** 2 / math.gamma(1.2)
+    levels = beta(1001, *own.ends(), own)
+    below = sum(t < 0.05 for t in times(levels, own)) / 1001
+    assert below == pytest.approx(share, abs=3e-3)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_timesteps_of_diffusers(spacing: str) -> None:
+    """For every number of steps from 2 to 1000, of a thousand."""
+    diffusers = pytest.importorskip("diffusers")
+    own = Discrete("linear")
+    place = {level: row for row, level in enumerate(own.exact)}
+    theirs = diffusers.DDIMScheduler(timestep_spacing=spacing)
+    for steps in [*range(2, 120), *range(120, 1001, 13), 999, 1000]:
+        theirs.set_timesteps(steps)
+        wanted = theirs.timesteps.tolist()
+        levels = SPACINGS[spacing](steps, *own.ends(), own)
+        assert [place[level] for level in levels[:-1]] == wanted[:steps]
+
+
+def test_continuous_schedules_are_spaced_in_their_time() -> None:
+    own = VP()
+    low, high = own.ends()
+    assert times(trailing(4, low, high, own), own) == pytest.approx([1, 0.75, 0.5, 0.25], abs=1e-6)
+    assert times(leading(4, low, high, own), own) == pytest.approx([0.75, 0.5, 0.25, 0], abs=2e-5)
+    assert times(linspace(5, low, high, own), own) == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=2e-5)
+
+
+def test_shifted_flow() -> None:
+    """Resolution shift: s = 3 t / (1 + 2 t)."""
+    own = Flow(3.0)
+    levels = trailing(4, *own.ends(), own)
+    assert [s / (1 + s) for s in levels[1:-1]] == pytest.approx([0.9, 0.75, 0.5])
+
+
+def test_what_schedules_cannot_do_is_said() -> None:
+    own = Discrete("linear", steps=100)
+    with pytest.raises(WrongUse, match="100 steps, fewer than 101"):
+        trailing(101, *own.ends(), own)
+    with pytest.raises(WrongUse, match="ends from the schedule"):
+        trailing(10, 0.002, 80, own)
+    flat = Tabulated([1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.2, 0.3])
+    with pytest.raises(WrongUse, match="same noise level"):
+        trailing(4, *flat.ends(), flat)
+
+
+def test_ends_of_a_schedule_of_steps_are_its_own() -> None:
+    own = Discrete("cosine")
+    assert own.ends() == (own.exact[0], own.exact[-1])
+    assert VE().exact == ()
