@@ -147,18 +147,17 @@ def test_one_step_is_the_denoiser(name: str, high: float) -> None:
     torch.testing.assert_close(end, ideal(start, high), atol=2e-2 if high == LARGEST else 1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "name", sorted(SAMPLERS.keys() - {"heun", "edm-stochastic", "restart", "consistency"})
-)
-def test_begins_at_pure_noise(name: str) -> None:
-    """In float32 from a level of 1e5, along the times of a straight line: right to what 40 steps allow."""
-    times = [1 - i / 40 for i in range(40)]
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"consistency"}))
+@pytest.mark.parametrize(("steps", "allowed"), [(40, 0.05), (8, 0.16)])
+def test_begins_at_pure_noise(name: str, steps: int, allowed: float) -> None:
+    """In float32 from a level of 1e5, along the times of a straight line: right to what the steps allow."""
+    times = [1 - i / steps for i in range(steps)]
     grid = [min(t / max(1 - t, 1e-9), LARGEST) for t in times] + [0.0]
     noise = Noise(range(32))
     end = SAMPLERS[name](ideal, LARGEST * noise.normal(1, 24, 24), grid, noise)
     assert end.isfinite().all()
     assert end.mean().item() == pytest.approx(MEAN, abs=0.02)
-    assert end.std().item() == pytest.approx(DEVIATION, abs=0.05)
+    assert end.std().item() == pytest.approx(DEVIATION, abs=allowed)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))

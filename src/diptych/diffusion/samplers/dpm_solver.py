@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from diptych.diffusion.samplers.sampler import Denoise, ancestral, renoised, sampler
+from diptych.diffusion.samplers.sampler import NOISE_ALONE, Denoise, ancestral, renoised, sampler
 from diptych.model import Noise
 
 
@@ -39,7 +39,7 @@ def midpoint(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise,
         down, up = ancestral(sigma, following, eta)
         clean = denoise(x, sigma)
         reached = clean.lerp(x, down / sigma)
-        if down:
+        if down and sigma <= NOISE_ALONE:
             middle = math.sqrt(sigma * down)
             change = denoise(clean.lerp(x, middle / sigma), middle) - clean
             reached = reached.add(change, alpha=(sigma - down) / middle)

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from diptych.model import Noise
 
+# no image is left to three digits: from such levels on Euler's step is exact, and other slopes are magnified
+NOISE_ALONE = 1000.0
+
 
 class Denoise(Protocol):
     """A denoiser under its condition: a noisy batch and its level to a clean batch."""
