@@ -59,7 +59,7 @@ def made(model: Model, images: Tensor, labels: Tensor | None = None) -> Exam:
         SimpleNamespace(
             asked=lambda what: model,
             images=lambda which: images,
-            labels=lambda which: labels,
+            condition=lambda rows: None if labels is None else Condition(label=labels[rows]),
             device=torch.device("cpu"),
         ),
     )

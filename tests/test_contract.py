@@ -178,9 +178,18 @@ def test_using_shares_weights(spec: RecipeSpec, trained: dict[str, Run]) -> None
 
 @every_recipe
 def test_has_a_density_or_says_why_not(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+    """A finite one, or a reason."""
     model = trained[spec.name].model()
-    with pytest.raises(NotMeasurable, match="density"):
-        model.log_prob(torch.zeros(1, 1, 8, 8))
+    image = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    condition = Condition(label=torch.tensor([0, 3]))
+    if spec.name in ("r3gan", "consistency"):
+        with pytest.raises(NotMeasurable, match="density"):
+            model.log_prob(image, condition)
+        return
+    found = model.log_prob(image, condition)
+    assert found.shape == (2,)
+    assert found.isfinite().all()
+    assert not found.requires_grad
 
 
 SHAPES = [
@@ -199,6 +208,10 @@ def test_any_size_and_number_of_channels(spec: RecipeSpec, shape: tuple[int, int
     """One training step and one sample at each size, by arguments alone."""
     data = made_up(shape, n=4, classes=classes)
     arguments: dict[str, Any] = {**spec.small, "batch": 2}
+    if spec.needs_labels and not classes:
+        with pytest.raises(WrongUse, match="needs labels"):
+            spec(data.train, **arguments)
+        return
     training = Training(spec(data.train, **arguments), data.train, 8, Settings(device="cpu"))
     training.step()
     training.check_finite()

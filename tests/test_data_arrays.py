@@ -106,7 +106,7 @@ def test_a_split_is_scaled_as_one(tmp_path: Path) -> None:
         ({"arr_0": np.zeros((0, 8, 8), np.uint8)}, "holds 0 images"),
         ({"pictures": np.zeros((8, 8, 8), np.uint8)}, "holds pictures"),
         ({"images": noise(8, 8, 8), "labels": np.zeros(7, int)}, "8 images, its labels the shape"),
-        ({"images": noise(8, 8, 8), "labels": np.zeros(8)}, "labels of type float64"),
+        ({"images": noise(8, 8, 8), "labels": np.zeros(8, complex)}, "labels of type complex128"),
         ({"x_train": noise(8, 8, 8), "x_test": noise(8, 9, 9)}, "different shapes"),
         ({"x_train": noise(8, 8, 8), "x_test": np.zeros((8, 8, 8))}, "differ in type"),
         (

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 import diptych
 from diptych import exporter
 from diptych.adversarial.latent import LatentModel, LatentOptions
-from diptych.diffusion.denoiser import EDMDenoiser
+from diptych.diffusion.denoiser import EDMDenoiser, ScheduleDenoiser
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
+from diptych.diffusion.samplers import SAMPLERS
+from diptych.diffusion.schedules import Discrete, Flow, Schedule
 from diptych.errors import RunError, WrongUse
 from diptych.exporter import Exported, export
 from diptych.model import Condition, Model, Noise, to_uint8
@@ -217,3 +219,63 @@ def test_what_the_exporter_cannot_do_is_said(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be exported"):
         export(LatentModel(Branching()), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Small(nn.Module):
+    """One convolution that hears the level and the label: samplers are to be exported, not it."""
+
+    image_shape, classes, attributes = (1, 4, 6), 3, 0
+
+    def __init__(self, out_channels: int = 1) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, out_channels, 3, padding=1)
+        self.level, self.label = nn.Linear(1, 4), nn.Embedding(4, 4)
+
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+        heard = self.level(level[:, None] / 10) + (0 if label is None else self.label(label))
+        return self.last(torch.tanh(self.first(x) + heard[:, :, None, None]))  # type: ignore[no-any-return]
+
+
+def schedule_denoiser(schedule: Schedule, target: str, told: str = "time") -> ScheduleDenoiser:
+    return ScheduleDenoiser(loud(Small()), schedule, target, told)
+
+
+DETERMINISTIC = [sampler.name for sampler in SAMPLERS.values() if sampler.deterministic]
+SAMPLED = {
+    **{
+        name: lambda name=name: DiffusionModel(
+            EDMDenoiser(loud(Small())), DiffusionOptions(steps=3, sampler=name)
+        )
+        for name in DETERMINISTIC
+    },
+    "a discrete schedule": lambda: DiffusionModel(
+        schedule_denoiser(Discrete("cosine"), "v"),
+        DiffusionOptions(steps=3, sampler="euler", grid="trailing"),
+    ),
+    "a flow, thresholded": lambda: DiffusionModel(
+        schedule_denoiser(Flow(), "flow", "level"),
+        DiffusionOptions(steps=3, sampler="heun", grid="trailing", threshold=0.995),
+    ),
+    "eps, cut and guided": lambda: DiffusionModel(
+        schedule_denoiser(Discrete("linear"), "eps"),
+        DiffusionOptions(steps=3, sampler="euler", threshold=1.0, guidance=2.0, guidance_rescale=0.5),
+    ),
+    "guided within an interval, away from a class": lambda: DiffusionModel(
+        EDMDenoiser(loud(Small())),
+        DiffusionOptions(steps=3, guidance=1.7, guidance_low=0.1, guidance_high=2.0, negative=1),
+    ),
+    "learned variances": lambda: DiffusionModel(
+        ScheduleDenoiser(loud(Small(2)), Discrete("cosine"), "eps", learned_variance=True),
+        DiffusionOptions(steps=3, sampler="ddpm", grid="trailing", variance="learned"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_every_sampler_is_one_graph_of_any_batch_size(name: str, tmp_path: Path) -> None:
+    model = SAMPLED[name]().eval()
+    result = export(model, tmp_path / "model.onnx", batches=(1, 2))
+    assert result.outputs == {"image": "float32 (batch, 1, 4, 6)"}
+    image, expected = by_hand(model, result.path, [5, 11, 2, 7, 30])
+    assert expected.std() > 0.05
+    assert np.abs(image - expected.numpy()).max() < 1e-4 * max(1, float(expected.abs().max()))

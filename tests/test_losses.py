@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from diptych.diffusion.schedules import VE
 from diptych.method import Batch, Clock, Condition
 from diptych.methods.consistency import Consistency
 from diptych.methods.denoising import Denoising
+from diptych.recipe import half_life
 from diptych.training import Settings, Training
 
 
@@ -213,8 +215,7 @@ def test_average_forgets_half_in_a_half_life() -> None:
     data = Images(np.zeros((8, 8, 8, 1), np.uint8))
     spec = catalog.recipe("edm")
     recipe = spec(data, **spec.small)
-    object.__setattr__(recipe, "half_life", 64.0)
-    object.__setattr__(recipe, "ramp", 1e9)
+    recipe = replace(recipe, average=half_life(64.0, ramp=1e9))
     training = Training(recipe, data, 1000, Settings(device="cpu"))
     with torch.no_grad():
         for p in training.method.model.parameters():

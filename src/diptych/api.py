@@ -142,7 +142,9 @@ def opened(data: Source, arguments: dict[str, Any]) -> DataSet:
     """The data set; arguments of `open_data` are taken out of `arguments`."""
     if isinstance(data, DataSet):
         return data
-    return open_data(data, **taken(arguments, {"size", "fit", "channels", "held_out", "flip", "cache"}))
+    return open_data(
+        data, **taken(arguments, {"size", "fit", "channels", "held_out", "flip", "attributes", "cache"})
+    )
 
 
 def taken(arguments: dict[str, Any], names: set[str]) -> dict[str, Any]:

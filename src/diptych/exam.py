@@ -101,13 +101,21 @@ class Exam:
 
     def condition(self, rows: slice) -> Condition | None:
         """What a model is asked for in these rows: the reals' labels and captions, where it wants them."""
-        labels, captions = self._fake_labels(), self.data.held_out.captions
+        labels, captions = self._told(), self.data.held_out.captions
         text = None
         if captions is not None and "text" in self.asked("captions").wants:
             text = [captions[i] for i in self.chosen[rows]]
         if labels is None and text is None:
             return None
         return Condition(label=None if labels is None else labels[rows], text=text)
+
+    def _told(self) -> Tensor | None:
+        """The reals' classes or attributes, where they are what the model knows."""
+        model, held_out = self.model, self.data.held_out
+        if model is None or not model.attributes:
+            return self._fake_labels()
+        alike = held_out.told and model.attribute_names == held_out.attribute_names
+        return held_out.label(self.chosen) if alike else None
 
     @property
     def _fake_rows(self) -> npt.NDArray[np.int64]:

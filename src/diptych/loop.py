@@ -63,6 +63,7 @@ def train(
         write_json(run.path / "recipe.json", recorded)
     training = build(spec, data, arguments or {}, settings, recorded["images"])
     seconds = resume(run, training) if run.state_file.exists() else 0.0
+    training.compile()
     if examine is not None and not training.finished:
         examine = settle(run, training, examine, recorded)
     loop = Loop(run, training, seconds, recorded["probe"]["flop_per_image"], examine, watch)
@@ -162,8 +163,14 @@ def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, An
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for each argument that changed. The device may change, and where the data lies."""
-    ignored = {("settings", "device"), ("data", "source"), ("data", "name"), ("data", "licence")}
+    """One line for each argument that changed. The device may change, compiling, and where the data lies."""
+    ignored = {
+        ("settings", "device"),
+        ("settings", "compile"),
+        ("data", "source"),
+        ("data", "name"),
+        ("data", "licence"),
+    }
     lines = [] if old["recipe"] == new["recipe"] else [f"recipe: {old['recipe']}, now {new['recipe']}"]
     for part in ("arguments", "data", "settings"):
         before, after = (json.loads(json.dumps(tree[part])) for tree in (old, new))

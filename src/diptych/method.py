@@ -79,6 +79,10 @@ class Method(nn.Module, ABC):
 
     model: Model
 
+    def compilable(self) -> Sequence[nn.Module]:
+        """What `--compile` compiles: nothing that is differentiated twice, as penalised critics are."""
+        return self.model.networks()
+
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
         """The turns of one training step, in order. Called once, after the method is on its device."""

@@ -5,6 +5,7 @@ Nothing here knows a family.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -103,13 +104,16 @@ class Model(nn.Module, ABC):
     """
 
     image_shape: tuple[int, int, int]  # (C, H, W)
-    classes: int = 0  # how many labels it knows; 0: unconditional
+    classes: int = 0  # how many labels it knows; 0: none
+    attributes: int = 0  # how many continuous labels it knows, in their own units; 0: none
+    attribute_names: tuple[str, ...] = ()
+    examples: tuple[tuple[float, ...], ...] = ()  # attributes that images had
     options: Any  # frozen dataclass: steps, guidance, truncation ...
 
     @property
     def wants(self) -> frozenset[str]:
         """The Condition fields that it understands."""
-        return frozenset({"label"} if self.classes else ())
+        return frozenset({"label"} if self.classes or self.attributes else ())
 
     @abstractmethod
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
@@ -132,13 +136,22 @@ class Model(nn.Module, ABC):
                 )
         return rebuilt(self, options=replace(self.options, **changes))
 
+    def networks(self) -> Sequence[nn.Module]:
+        """Those that take most of the time: what `--compile` compiles."""
+        return tuple(self.children())
+
     def dial(self) -> Sequence[dict[str, Any]]:
         """The settings of `options` worth measuring beside each other: steps, where there are steps."""
         return ({},)
 
     def labels_for(self, seeds: Sequence[int]) -> Tensor | None:
-        """The labels taken where none are asked for: seed modulo the number of classes."""
-        return torch.tensor([seed % self.classes for seed in seeds]) if self.classes else None
+        """The labels taken where none are asked for: seed modulo the number of classes, or of examples."""
+        if self.classes:
+            return torch.tensor([seed % self.classes for seed in seeds])
+        if not self.attributes:
+            return None
+        examples = self.examples or [(math.nan,) * self.attributes]
+        return torch.tensor([examples[seed % len(examples)] for seed in seeds]).view(-1, self.attributes)
 
     @torch.inference_mode()
     def sample(self, seeds: Iterable[int], condition: Condition | None = None, batch: int = 64) -> Tensor:
@@ -170,17 +183,36 @@ class Model(nn.Module, ABC):
                 )
             if len(getattr(condition, name)) != n:
                 raise WrongUse(f"there are {n} seeds but {len(getattr(condition, name))} of {name!r}")
-        label = condition.label
-        if (
-            label is not None
-            and label.ndim == 1
-            and n
-            and not 0 <= int(label.min()) <= int(label.max()) < self.classes
-        ):
+        if condition.label is not None and n:
+            (self._check_classes if self.classes else self._check_attributes)(condition.label)
+
+    def _check_classes(self, label: Tensor) -> None:
+        if label.ndim != 1 or label.is_floating_point():
+            raise WrongUse(
+                f"labels of shape {tuple(label.shape)} and type {label.dtype} are no classes",
+                f"this model knows classes 0 to {self.classes - 1}, whole numbers (n,)",
+            )
+        if not 0 <= int(label.min()) <= int(label.max()) < self.classes:
             raise WrongUse(
                 f"label {int(label.max())} is out of range",
                 f"this model knows classes 0 to {self.classes - 1}",
             )
+
+    def _check_attributes(self, label: Tensor) -> None:
+        if label.ndim != 2 or label.shape[1] != self.attributes or not label.is_floating_point():
+            raise WrongUse(
+                f"labels of shape {tuple(label.shape)} and type {label.dtype} are no attributes",
+                f"this model is told {', '.join(self.attribute_names)}: floats (n, {self.attributes})",
+            )
+        if label.isinf().any():
+            raise WrongUse("an attribute is infinite", "not-a-number stands for none")
+
+
+def takes_after(one: nn.Module, other: nn.Module) -> None:
+    """Makes one know the images and labels that another knows: a model, a denoiser or a network."""
+    for name in ("image_shape", "classes", "attributes", "attribute_names", "examples"):
+        if hasattr(other, name):
+            setattr(one, name, getattr(other, name))
 
 
 def to_uint8(image: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from diptych.budget import Budget
 from diptych.device import synchronize
@@ -45,6 +45,24 @@ def at_progress(training: Training, progress: float) -> None:
     training.images = int(training.total * progress)
 
 
+def attention(*args: Any, **kwargs: Any) -> float:
+    """FLOPs of attention: its first arguments are query, key and value."""
+    return float(sdpa_flop_count(*(x.shape for x in args[:3])))  # type: ignore[no-untyped-call]
+
+
+def attention_backward(*args: Any, **kwargs: Any) -> float:
+    """FLOPs of its gradient: the first arguments are that of the output, query, key and value."""
+    return float(sdpa_backward_flop_count(*(x.shape for x in args[:4])))  # type: ignore[no-untyped-call]
+
+
+FORMULAS: dict[Any, Callable[..., float]] = {
+    **flop_registry,
+    # torch has formulas of the GPU's kernels only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+}
+
+
 class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sums torch's own formulas over all operations.
 
@@ -57,7 +75,7 @@ class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+        if (formula := FORMULAS.get(func._overloadpacket)) is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
@@ -69,6 +87,9 @@ def probe(build: Callable[[int], Training], budget: Budget, *, steps: int = 20, 
     """
     training = build(10**9)
     flop = count_flops(training)  # these steps also warm up: they allocate
+    if training.settings.compile:
+        training.compile()
+        training.step()  # compiling takes minutes, once
     if training.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     synchronize(training.device)

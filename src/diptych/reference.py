@@ -217,10 +217,13 @@ def _of_subject(subject: Subject, n: int, seed: int) -> DataSet:
     assert subject.model is not None
     check_prompts(subject, None)
     model, seeds = subject.model, range(FIRST_SEED + seed, FIRST_SEED + seed + n)
-    labels = model.labels_for(seeds)
+    told = model.labels_for(seeds)
+    labels, attributes = (None, told) if model.attributes else (told, None)
     images = Images(
         np.ascontiguousarray(model.sample(seeds).permute(0, 2, 3, 1).numpy()),
         None if labels is None else labels.numpy(),
         tuple(map(str, range(model.classes))),
+        attributes=None if attributes is None else attributes.numpy(),
+        attribute_names=model.attribute_names,
     )
     return _of_images(images, f"samples of {subject.name}", f"as drawn, seeds from {seeds.start:,}")

@@ -32,6 +32,7 @@ class Settings:
         1  # averaged weights that are kept: of the first tick, the second, the fourth, the eighth ...
     )
     device: str = "auto"
+    compile: bool = False  # slow to begin, then faster: for GPUs and long trainings
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("microbatch", 0), ("ticks", 1), ("snapshots", 0)):
@@ -78,6 +79,12 @@ class Training:
         self.images += self.batch
         self.steps += 1
         self.move_average()
+
+    def compile(self) -> None:
+        """Compiles the networks in place where the settings ask for it: state-dict keys stay as they are."""
+        if self.settings.compile:
+            for network in self.method.compilable():
+                network.compile()
 
     def take_turn(self, index: int, phase: Phase, batch: Batch, clock: Clock) -> None:
         """Gradient over microbatches, clipping, one optimizer step."""

@@ -64,6 +64,10 @@ class Ingest:
         None
     )
     flip: Annotated[bool, Parameter(help="Mirror half of the images while training.")] = False
+    attributes: Annotated[
+        str | None,
+        Parameter(help="Numeric columns that models are told, in the place of classes: x,y or none."),
+    ] = None
 
     def open(self, source: str) -> DataSet:
         """Reads the data set and says on stderr what was odd."""
@@ -88,6 +92,10 @@ class Pace:
     seed: Annotated[int, Parameter(help="Of weights, batches and noise.")] = 0
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto"
     precision: Annotated[str, Parameter(help="auto, float32 or bfloat16.")] = "auto"
+    compile: Annotated[
+        bool,
+        Parameter(negative="", help="Compile the networks: minutes to begin, then faster; for GPUs."),
+    ] = False
     microbatch: Annotated[
         int, Parameter(help="Images that go through at once, to save memory; 0: the whole batch.")
     ] = 0
@@ -135,6 +143,27 @@ def numbers(text: str) -> list[int]:
             raise WrongUse(f"{part} are too many at once", "ten million at most")
         found += range(int(first), int(last or first) + 1)
     return found
+
+
+def values(text: str, names: Sequence[str]) -> list[float]:
+    """From "0.3,1.7" or "y=1.7,x=0.3" to a number for each name. Raises WrongUse for anything else.
+
+    >>> values("y=1.7,x=0.3", ["x", "y"])
+    [0.3, 1.7]
+    """
+    hint = f"this model is told {', '.join(names)}: write {','.join(f'{name}=0' for name in names)}"
+    if not names:
+        raise WrongUse("this model is told no attributes", "it was trained without continuous labels")
+    parts = [part.rpartition("=") for part in text.split(",")]
+    given = [name.strip() for name, _, _ in parts]
+    order = list(names) if not any(given) else given
+    if len(parts) != len(names) or sorted(order) != sorted(names):
+        raise WrongUse(f"{text!r} is not a number for each attribute", hint)
+    try:
+        found = {name: float(number) for name, (_, _, number) in zip(order, parts, strict=True)}
+    except ValueError as error:
+        raise WrongUse(f"{text!r} is not a number for each attribute", hint) from error
+    return [found[name] for name in names]
 
 
 def pairs(texts: Iterable[str] | None) -> dict[str, float]:

@@ -7,19 +7,21 @@ import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from diptych.data.images import Incident, Int64, UInt8
+from diptych.data.attributes import named, stacked
+from diptych.data.images import Float32, Incident, Int64, UInt8
 from diptych.errors import DataError
 
 Array = npt.NDArray[Any]
 MAX_ARRAY_BYTES = 64 << 30
 _LABELS_OF = {"x_train": "y_train", "images": "labels", "arr_0": "arr_1"}
+_BESIDE = {"arr_1": "labels", "attributes": "attributes"}  # of set.npy: set.labels.npy and set.attributes.npy
 _SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
 _RANGES = "uint8 in 0..255, or floats in 0..1 or -1..1"
 
@@ -35,12 +37,18 @@ class Stack:
     held_out: npt.NDArray[np.bool_] | None = None  # a split that came with the source
     captions: tuple[str, ...] | None = None
     factors: Mapping[str, Array] = field(default_factory=dict)
+    attributes: Float32 | None = None  # (N, K)
+    attribute_names: tuple[str, ...] = ()
     incidents: tuple[Incident, ...] = ()
     licence: str = ""
 
 
 def load_npz(path: Path) -> Stack:
-    """x_train, y_train, x_test, y_test; or images and labels; or arr_0. A .npy file counts as arr_0."""
+    """x_train, y_train, x_test, y_test; or images and labels; or arr_0. A .npy file counts as arr_0.
+
+    Labels that are floats are continuous, (N,) or (N, K), as are "attributes" (a_train and a_test beside
+    x_train), whose names are "attribute_names".
+    """
     arrays = _load(path)
     image_key = next((key for key in _LABELS_OF if key in arrays), None)
     if image_key is None:
@@ -50,15 +58,23 @@ def load_npz(path: Path) -> Stack:
         )
     label_key = _LABELS_OF[image_key]
     images, labels = [arrays[image_key]], [arrays.get(label_key)]
+    attributes = [arrays.get("a_train" if image_key == "x_train" else "attributes")]
     if label_key == "arr_1" and labels[0] is not None and labels[0].shape[:1] != images[0].shape[:1]:
         labels = [None]  # an array that happens to be second
     if image_key == "x_train" and "x_test" in arrays:
         images.append(arrays["x_test"])
         labels.append(arrays.get("y_test"))
+        attributes.append(arrays.get("a_test"))
     keys = [image_key, "x_test"][: len(images)]
     parts, notes = to_uint8_nhwc(images, path, keys)
     class_names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), None)
-    return joined(path, keys, parts, labels, class_names, notes)
+    if any(label is not None and label.dtype.kind == "f" for label in labels) and attributes[0] is None:
+        notes.append(Incident(path.name, "labels are floats", "taken as continuous labels"))
+        labels, attributes = [None] * len(labels), labels
+    stack = joined(path, keys, parts, labels, class_names, notes)
+    known = stacked(path, keys, [len(part) for part in parts], attributes)
+    names = () if known is None else named(arrays.get("attribute_names"), known.shape[1], path)
+    return replace(stack, attributes=known, attribute_names=names)
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -76,7 +92,8 @@ def _load(path: Path) -> dict[str, Array]:
                     raise DataError(f"{path} is neither an .npz nor an .npy file")
         opened = np.load(path, allow_pickle=False)
         if isinstance(opened, np.ndarray):
-            return {"arr_0": opened}
+            beside = {key: np.load(p, allow_pickle=False) for key, p in beside_npy(path).items()}
+            return {"arr_0": opened, **beside}
         with opened:
             return {key: opened[key] for key in opened.files}
     except DataError:
@@ -87,6 +104,12 @@ def _load(path: Path) -> dict[str, Array]:
         raise DataError(
             f"{path} cannot be read: {why}", "save plain uint8 arrays with numpy.savez"
         ) from error
+
+
+def beside_npy(path: Path) -> dict[str, Path]:
+    """The files beside a .npy file that belong to it, by what they hold."""
+    places = {key: path.with_name(f"{path.stem}.{name}.npy") for key, name in _BESIDE.items()}
+    return {key: place for key, place in places.items() if path.suffix == ".npy" and place.is_file()}
 
 
 def to_uint8_nhwc(

@@ -20,7 +20,7 @@ from diptych.data.images import DataCard, DataSet, Images, Incident, Int64, UInt
 from diptych.errors import DataError
 
 IN_MEMORY = 2 << 30  # bytes of prepared pixels; more are memory-mapped
-VERSION = 1  # rises when the same source would be prepared differently
+VERSION = 2  # rises when the same source would be prepared differently
 _CHUNK = 64 << 20  # bytes
 
 
@@ -108,6 +108,8 @@ class Writing:
             arrays = {f"factor.{key}": values for key, values in part.factors.items()}
             if part.labels is not None:
                 arrays["label"] = part.labels
+            if part.attributes is not None:
+                arrays["attributes"] = part.attributes
             with (self.folder / f"{name}.npz").open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
@@ -115,6 +117,7 @@ class Writing:
         tree = {
             "card": asdict(data.card),
             "class_names": data.train.class_names,
+            "attribute_names": data.train.attribute_names,
             "captions": {"train": data.train.captions, "held_out": data.held_out.captions},
         }
         with (self.folder / "about.json").open("w", encoding="utf-8") as text:
@@ -160,6 +163,8 @@ def _part(final: Path, name: str, tree: Mapping[str, Any]) -> Images:
     return Images(
         np.load(final / f"{name}.npy", mmap_mode="r"),
         labels=known.pop("label", None),
+        attributes=known.pop("attributes", None),
+        attribute_names=tuple(tree["attribute_names"]),
         class_names=tuple(tree["class_names"]),
         captions=None if captions is None else tuple(captions),
         factors={key.removeprefix("factor."): values for key, values in known.items()},

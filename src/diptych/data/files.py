@@ -15,6 +15,7 @@ from diptych.data.decode import MAX_FILE_BYTES, Unreadable
 from diptych.data.images import Incident
 from diptych.errors import DataError
 
+TABLES = ("labels.csv", "metadata.csv")
 TRAIN, HELD_OUT = "train", ("test", "val", "valid", "validation")  # the first that is there is held out
 
 # Known not to be images, so that they are not opened and do not take part in finding classes.
@@ -78,6 +79,7 @@ class Listing:
     held_out: tuple[bool, ...] | None  # a split that came with the source
     incidents: tuple[Incident, ...]
     total: int  # files seen, those that are left out by name included
+    tables: tuple[File, ...] = ()  # that may say something of the files
 
 
 def printable(text: str) -> str:
@@ -174,7 +176,9 @@ def _sentence(error: Exception) -> str:
 def _arrange(files: list[File], incidents: list[Incident]) -> Listing:
     """Finds the given split and the classes, and names what is left out."""
     total = len(files) + len(incidents)
-    incidents += [Incident(f.name, "not an image, by its name", "left out") for f in files if _beside(f)]
+    tables = tuple(f for f in files if f.parts[-1].lower() in TABLES)
+    others = [f for f in files if _beside(f) and f not in tables]
+    incidents += [Incident(f.name, "not an image, by its name", "left out") for f in others]
     files = sorted((f for f in files if not _beside(f)), key=lambda f: f.parts)
     depth = _common_depth(files)
     held_out = _split_folder(files, depth)
@@ -183,7 +187,7 @@ def _arrange(files: list[File], incidents: list[Incident]) -> Listing:
         depth += 1
     files, labels = _classes(files, depth, incidents)
     sides = None if held_out is None else tuple(f.parts[depth - 1].lower() == held_out for f in files)
-    return Listing(tuple(files), labels, sides, tuple(incidents), total)
+    return Listing(tuple(files), labels, sides, tuple(incidents), total, tables)
 
 
 def _of_the_split(files: list[File], depth: int, held_out: str, incidents: list[Incident]) -> list[File]:

@@ -16,6 +16,7 @@ from diptych.model import Batch, Condition, from_uint8
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,8 @@ class Images:
     class_names: tuple[str, ...] = ()
     captions: tuple[str, ...] | None = None
     factors: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # known causes, (N,) each
+    attributes: Float32 | None = None  # (N, K) continuous labels, in their own units; not-a-number: not known
+    attribute_names: tuple[str, ...] = ()
     flip: bool = False  # mirror half of the images, chosen by (seed, images seen)
 
     def __len__(self) -> int:
@@ -43,6 +46,11 @@ class Images:
         """How many labels there are; 0 where there are none."""
         return len(self.class_names) if self.labels is not None else 0
 
+    @property
+    def told(self) -> int:
+        """How many continuous labels models are told; 0 where there are none, or classes in their place."""
+        return len(self.attribute_names) if self.attributes is not None and self.labels is None else 0
+
     @cached_property
     def sha256(self) -> str:
         """Of pixels, shape and labels: what a ruler card calls the held-out split."""
@@ -51,6 +59,9 @@ class Images:
             digest.update(np.ascontiguousarray(self.pixels[start : start + 4096]).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels).data)
+        if self.attributes is not None:
+            digest.update(repr(self.attribute_names).encode())
+            digest.update(np.ascontiguousarray(self.attributes).data)
         return digest.hexdigest()
 
     def subset(self, indices: npt.NDArray[Any] | slice) -> Images:
@@ -61,6 +72,14 @@ class Images:
             labels=None if self.labels is None else self.labels[indices],
             captions=None if self.captions is None else tuple(np.array(self.captions, object)[indices]),
             factors={name: values[indices] for name, values in self.factors.items()},
+            attributes=None if self.attributes is None else self.attributes[indices],
+        )
+
+    def label(self, indices: npt.NDArray[Any] | slice = slice(None)) -> torch.Tensor | None:
+        """What models are told of these images: classes, int64 (n,), or attributes, float32 (n, K)."""
+        known = self.labels if self.labels is not None else self.attributes
+        return (
+            None if known is None else torch.from_numpy(np.require(known[indices], requirements=("C", "W")))
         )
 
     def tensor(self, indices: npt.NDArray[Any] | slice = slice(None)) -> torch.Tensor:
@@ -76,8 +95,8 @@ class Images:
         if self.flip:
             pixels[mirrored] = pixels[mirrored, :, ::-1]
         image = from_uint8(torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2))
-        label = None if self.labels is None else torch.from_numpy(self.labels[order]).to(device)
-        return Batch(image, Condition(label=label))
+        label = self.label(order)
+        return Batch(image, Condition(label=None if label is None else label.to(device)))
 
 
 def _stream(seed: int, start: int, size: int, n: int) -> tuple[Int64, npt.NDArray[np.bool_]]:

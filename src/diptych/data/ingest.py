@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL
 
 from diptych.data import cache as caching
 from diptych.data.arrays import Stack
+from diptych.data.attributes import told
 from diptych.data.builtin import Allocate
 from diptych.data.decode import Channels, Fit, Policy
 from diptych.data.images import DataCard, DataSet, Images, Incident, Int64, UInt8
@@ -34,6 +35,7 @@ def open_data(
     channels: Channels | None = None,
     held_out: float | int | None = None,
     flip: bool = False,
+    attributes: str | Sequence[str] | None = None,
     cache: Path | None = None,
 ) -> DataSet:
     """Images from a folder, a zip, .npz, idx files, CIFAR-10 batches, or "digits", "shapes", "shapes:5000".
@@ -43,11 +45,17 @@ def open_data(
     held_out: how many images to measure against, as a fraction or a count; by default the test split that
     comes with the source, else a fifth, at most 10,000. Chosen by the images' hashes.
     flip: mirror half of the training images, at random.
+    attributes: names of the continuous labels that models are told in the place of classes, "none" for none;
+    by default all that come with the images where there are no classes: columns of numbers in labels.csv or
+    metadata.csv, "attributes" or labels that are floats in an .npz.
     cache: where prepared pixels are kept. Without it only those above 2 GiB are, in ~/.cache/diptych.
     Raises DataError where there are too few images, or they cannot be read, and WrongUse for bad arguments.
     """
-    data = _opened(source, Policy(size, fit, channels), held_out, cache)
+    data = _told(_opened(source, Policy(size, fit, channels), held_out, cache), attributes)
+    arguments: dict[str, Any]
     arguments = {"size": size, "fit": fit, "channels": channels, "held_out": held_out, "flip": flip}
+    if attributes is not None:
+        arguments["attributes"] = attributes if isinstance(attributes, str) else ",".join(attributes)
     return replace(data, train=replace(data.train, flip=flip), card=replace(data.card, arguments=arguments))
 
 
@@ -57,15 +65,32 @@ def open_whole(
     size: int | None = None,
     fit: Fit = "crop",
     channels: Channels | None = None,
+    attributes: str | Sequence[str] | None = None,
     cache: Path | None = None,
 ) -> DataSet:
     """Every image of a source, in its own order, on the held-out side; the training side is empty.
 
     For samples that are to be measured, and for reference sets that count whole. Arguments as in `open_data`.
     """
-    data = _opened(source, Policy(size, fit, channels), "all", cache)
+    data = _told(_opened(source, Policy(size, fit, channels), "all", cache), attributes)
     arguments = {"size": size, "fit": fit, "channels": channels}
     return replace(data, card=replace(data.card, name=f"{data.card.name}, all images", arguments=arguments))
+
+
+def _told(data: DataSet, attributes: str | Sequence[str] | None) -> DataSet:
+    """The data set with these continuous labels; None leaves it as it is."""
+    if attributes is None:
+        return data
+    listed = attributes.split(",") if isinstance(attributes, str) else attributes
+    names = [] if attributes == "none" else [name.strip() for name in listed]
+    train, held_out = told(data.train, names), told(data.held_out, names)
+    card = replace(
+        data.card,
+        class_counts=data.card.class_counts if train.labels is not None else {},
+        train_sha256=train.sha256,
+        held_out_sha256=held_out.sha256,
+    )
+    return DataSet(train, held_out, card)
 
 
 def _opened(source: str | Path, policy: Policy, held_out: HeldOut, cache: Path | None) -> DataSet:
@@ -170,4 +195,6 @@ def _images(stack: Stack, rows: Int64, pixels: UInt8) -> Images:
         class_names=stack.class_names,
         captions=None if stack.captions is None else tuple(stack.captions[i] for i in rows),
         factors={name: values[rows] for name, values in stack.factors.items()},
+        attributes=None if stack.attributes is None else stack.attributes[rows],
+        attribute_names=stack.attribute_names,
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from diptych.data.arrays import Stack
+from diptych.data.attributes import from_tables
 from diptych.data.builtin import Allocate
 from diptych.data.decode import (
     FORMATS,
@@ -71,6 +72,8 @@ def prepare_files(listing: Listing, policy: Policy, allocate: Allocate, source: 
     for place, i in enumerate(good):  # in place: the pixels may be larger than memory
         if place != i:
             pixels[place] = pixels[i]
+    attributes, attribute_names, notes = from_tables(listing.tables, listing.files)
+    incidents += notes
     labels = None if listing.labels is None else [listing.labels[i] for i in good]
     names = sorted(set(labels or ()))
     index = {name: i for i, name in enumerate(names)}
@@ -80,6 +83,8 @@ def prepare_files(listing: Listing, policy: Policy, allocate: Allocate, source: 
         labels=None if labels is None else np.array([index[label] for label in labels], np.int64),
         class_names=tuple(names),
         held_out=None if listing.held_out is None else np.array(listing.held_out)[good],
+        attributes=None if attributes is None else attributes[good],
+        attribute_names=attribute_names,
         incidents=tuple(sorted(incidents, key=lambda incident: incident.file)),
     )
     return _grey_if_all_grey(stack, policy)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data import builtin
-from diptych.data.arrays import Stack, find_idx, load_idx, load_npz
+from diptych.data.arrays import Stack, beside_npy, find_idx, load_idx, load_npz
 from diptych.data.builtin import Allocate
 from diptych.data.cifar import find_cifar, load_cifar
 from diptych.data.files import Listing, list_folder, list_zip, printable
@@ -75,7 +75,8 @@ def _folder(path: Path) -> Found:
         files = sorted(p for p in path.iterdir() if p.is_file())
         return Found(name, "idx files", _stamp(files), load=lambda size, allocate: load_idx(images))
     listing = list_folder(path)
-    lines = [str(path.resolve()), *(f"{f.parts} {f.size} {f.stamp}" for f in listing.files)]
+    looked_at = (*listing.files, *listing.tables)
+    lines = [str(path.resolve()), *(f"{f.parts} {f.size} {f.stamp}" for f in looked_at)]
     return Found(name, "image folder", _digest(lines), listing)
 
 
@@ -95,7 +96,7 @@ def _array_file(path: Path) -> Found:
         return Found(
             printable(path.stem),
             f"{ending} arrays",
-            _stamp([path]),
+            _stamp([path, *beside_npy(path).values()]),
             load=lambda size, allocate: load_npz(path),
         )
     if "idx" in path.name or "ubyte" in path.name:

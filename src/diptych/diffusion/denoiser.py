@@ -6,15 +6,18 @@ Noisy images are x = x_0 + sigma eps, whatever the schedule: x_t / alpha_t, at t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from diptych.diffusion.schedules import VE, Schedule
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
-from diptych.model import Condition
+from diptych.model import Condition, takes_after
 from diptych.saveable import saveable
 
 
@@ -23,6 +26,9 @@ class Denoiser(nn.Module, ABC):
 
     image_shape: tuple[int, int, int]
     classes: int
+    attributes: int = 0  # how many continuous labels it knows, their names, and some that images had
+    attribute_names: tuple[str, ...] = ()
+    examples: tuple[tuple[float, ...], ...] = ()
     schedule: Schedule  # its own: the noise levels that it knows, and how they run in time
 
     @abstractmethod
@@ -49,7 +55,16 @@ class Wrapper(Denoiser):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.image_shape, self.classes = denoiser.image_shape, denoiser.classes
+        takes_after(self, denoiser)
+
+
+class Coefficients(NamedTuple):
+    """D(x) = c_skip x + c_out F(c_in x, told), each (B, 1, 1, 1) or (1, 1, 1, 1); told is (B,) or (1,)."""
+
+    c_in: Tensor
+    c_skip: Tensor | None  # None: 1
+    c_out: Tensor
+    told: Tensor
 
 
 class NetworkDenoiser(Denoiser):
@@ -61,6 +76,49 @@ class NetworkDenoiser(Denoiser):
     def c_out(self, sigma: Tensor) -> Tensor:
         """How far the clean image moves when the network's output does, in absolute value; sigma's shape."""
 
+    @abstractmethod
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """What the network is told and how its output is read, at noise levels (B,) or (1,)."""
+
+    def preconditioned(self, sigma: Tensor) -> Coefficients:
+        """`coefficients`, worked out once for each level that `one_level` gave: samplers come back to it."""
+        value = getattr(sigma, "one_level", None)
+        if value is None:
+            return self.coefficients(sigma)
+        known = _known.setdefault(self, {})
+        key = (value, sigma.device, sigma.dtype)
+        if key not in known:
+            if len(known) >= MOST_LEVELS:
+                known.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                known[key] = self.coefficients(sigma)
+        return known[key]
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W)."""
+        c = self.preconditioned(sigma)
+        return read(x, c, self.network(c.c_in * x, c.told, condition.label)[:, : x.shape[1]])
+
+
+MOST_LEVELS = 4096  # of which coefficients are kept
+_known: WeakKeyDictionary[NetworkDenoiser, dict[Hashable, Coefficients]] = WeakKeyDictionary()
+
+
+def read(x: Tensor, c: Coefficients, F: Tensor) -> Tensor:
+    """The clean image from the network's output, in as few passes over the images as torch allows."""
+    if c.c_skip is None:
+        return torch.addcmul(x, c.c_out, F.float())
+    return (c.c_skip * x).addcmul_(c.c_out, F.float())
+
+
+@lru_cache(MOST_LEVELS)
+def one_level(sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A noise level for a whole batch, (1,), with its number as an attribute: the device is not asked."""
+    with torch.inference_mode(False):
+        level = torch.full((1,), sigma, device=device, dtype=dtype)
+    level.one_level = sigma  # type: ignore[attr-defined]
+    return level
+
 
 @saveable
 class EDMDenoiser(NetworkDenoiser):
@@ -69,14 +127,14 @@ class EDMDenoiser(NetworkDenoiser):
     def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
         super().__init__()
         self.network, self.sigma_data, self.schedule = network, sigma_data, VE()
-        self.image_shape, self.classes = network.image_shape, network.classes  # type: ignore[assignment]
+        takes_after(self, network)
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W)."""
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """EDM, table 1; the network is told log(sigma) / 4."""
         s = self.sigma_data
         total = sigma**2 + s**2
-        F: Tensor = self.network(each(total.rsqrt()) * x, sigma.log() / 4, condition.label)
-        return torch.addcmul(each(s**2 / total) * x, each(self.c_out(sigma)), F.float())
+        c_in, c_skip = each(total.rsqrt()), each(s**2 / total)
+        return Coefficients(c_in, c_skip, each(self.c_out(sigma)), sigma.log() / 4)
 
     def c_out(self, sigma: Tensor) -> Tensor:
         """sigma s / sqrt(sigma^2 + s^2)."""
@@ -118,37 +176,31 @@ class ScheduleDenoiser(NetworkDenoiser):
         ):
             if name not in known:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, known))
-        self.network, self.schedule, self.target = network, schedule, TARGETS[target]
+        self.network, self.schedule, self.target = network, schedule, target
         self.tells_time, self.learned_variance = told == "time", learned_variance
-        self.image_shape, self.classes = network.image_shape, network.classes  # type: ignore[assignment]
+        takes_after(self, network)
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W)."""
-        return self._clean(x, sigma, self._seen(x, sigma, condition)[:, : x.shape[1]])
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """F = a x_0 + b eps and x = x_0 + sigma eps, solved for x_0."""
+        alpha, noise = self.schedule.coefficients(sigma)
+        a, b = TARGETS[self.target](alpha, noise)
+        below = b - a * sigma
+        c_skip = None if self.target == "eps" else each(b / below)
+        told = self.schedule.told(self.schedule.time(sigma)) if self.tells_time else sigma.log() / 4
+        return Coefficients(each(alpha), c_skip, each(-sigma / below), told)
 
     def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The clean image and the learned variance, 0 to 1. Raises NotMeasurable where none was learned."""
         if not self.learned_variance:
             return super().moments(x, sigma, condition)
-        F, fraction = self._seen(x, sigma, condition).chunk(2, 1)
-        return self._clean(x, sigma, F), (fraction + 1) / 2
+        c = self.preconditioned(sigma)
+        F, fraction = self.network(c.c_in * x, c.told, condition.label).float().chunk(2, 1)
+        return read(x, c, F), (fraction + 1) / 2
 
     def c_out(self, sigma: Tensor) -> Tensor:
         """sigma / |b - a sigma|."""
-        a, b = self.target(*self.schedule.coefficients(sigma))
+        a, b = TARGETS[self.target](*self.schedule.coefficients(sigma))
         return sigma / (b - a * sigma).abs()
-
-    def _seen(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        alpha = self.schedule.coefficients(sigma)[0]
-        told = self.schedule.told(self.schedule.time(sigma)) if self.tells_time else sigma.log() / 4
-        F: Tensor = self.network(each(alpha) * x, told, condition.label)
-        return F.float()
-
-    def _clean(self, x: Tensor, sigma: Tensor, F: Tensor) -> Tensor:
-        """F = a x_0 + b eps and x = x_0 + sigma eps, solved for x_0."""
-        a, b = self.target(*self.schedule.coefficients(sigma))
-        below = b - a * sigma
-        return torch.addcmul(each(b / below) * x, each(-sigma / below), F)
 
 
 def each(value: Tensor) -> Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diptych.diffusion.denoiser import Denoiser
-from diptych.diffusion.guidance import Guide, Guided, Strength, Thresholded
+from diptych.diffusion.bound import Bound, chain_of, variational_bound
+from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, one_level
+from diptych.diffusion.guidance import Composed, Guide, Guided, Strength, Thresholded, weighed
+from diptych.diffusion.likelihood import ode_log_prob
 from diptych.diffusion.samplers import GRIDS, SAMPLERS
 from diptych.diffusion.schedules import SCHEDULES, Schedule, schedule
-from diptych.errors import WrongUse, did_you_mean
-from diptych.model import Condition, Model, Noise
+from diptych.errors import NotMeasurable, WrongUse, did_you_mean
+from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
 from diptych.saveable import saveable
 
 
@@ -35,10 +38,15 @@ class DiffusionOptions:
     guidance_high: float = 1e9
     guidance_rescale: float = 0.0
     negative: int | None = None  # a class to lead away from, in the place of no class
+    compose: str = ""  # several classes at once, "3:1.5,7:-0.5", in the place of the label that is asked for
     threshold: float = 0.0  # 1: clean images are cut to [-1, 1]; 0.995, say: dynamic thresholding; 0: neither
     eta: float | None = None  # noise of stochastic samplers; None: the sampler's own default
     churn: float | None = None
     variance: str | None = None  # of the ddpm sampler: "small", "large" or "learned"
+    likelihood: str = "ode"  # how log_prob is found: "ode", or "bound", the variational one
+    tolerance: float = 1e-4  # of a step of the ode, in nats a dimension
+    probes: int = 1  # of the ode's divergence; 0: exact, which is slow
+    terms: int = 64  # of the bound, how many steps are looked at; 0: all
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -47,14 +55,23 @@ class DiffusionOptions:
             ("sampler", self.sampler, SAMPLERS),
             ("grid", self.grid, GRIDS),
             ("schedule", self.schedule or "flow", SCHEDULES),
+            ("likelihood", self.likelihood, ("ode", "bound")),
         ):
             if name not in known:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, list(known)))
+        for name, least in (("tolerance", 1e-9), ("probes", 0), ("terms", 0)):
+            if getattr(self, name) < least:
+                raise WrongUse(f"{name} must be at least {least:g}, not {getattr(self, name):g}")
         if self.sigma_min < 0 or (self.sigma_max and not self.sigma_min < self.sigma_max):
             raise WrongUse(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
         falling = all(a > b >= 0 for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
         if self.sigmas and (len(self.sigmas) < 2 or not falling):
             raise WrongUse("sigmas must be two noise levels or more, each smaller than the one before")
+        if self.sigmas and self.steps != len(self.sigmas) - 1:
+            raise WrongUse(
+                f"the noise levels given are of {len(self.sigmas) - 1} steps, not of {self.steps}",
+                "levels that were tuned are for one number of steps: tune again, or use the run itself",
+            )
         for name in ("eta", "churn", "variance"):
             if getattr(self, name) is not None and name not in SAMPLERS[self.sampler].takes:
                 able = [s.name for s in SAMPLERS.values() if name in s.takes]
@@ -81,13 +98,18 @@ class DiffusionModel(Model):
     ) -> None:
         super().__init__()
         self.denoiser, self.options, self.guide = denoiser, options, guide
-        if options.guidance != 1 and guide is None and not denoiser.classes:
+        if options.guidance != 1 and guide is None and not (denoiser.classes or denoiser.attributes):
             raise WrongUse("guidance needs a model that knows labels", "leave guidance at 1 for this model")
         if options.negative is not None and not 0 <= options.negative < denoiser.classes:
             raise WrongUse(f"label {options.negative} is out of range", f"classes: {denoiser.classes}")
-        self.image_shape = denoiser.image_shape
+        takes_after(self, denoiser)
         self.classes = denoiser.classes if guide is None else guide.around(denoiser, Strength()).classes
+        self.guided()  # raises what is wrong with the options now, not at the first image
         self.sigmas = noise_levels(options, denoiser.schedule)
+
+    def networks(self) -> Sequence[nn.Module]:
+        """Those inside the denoisers: what is around them changes with the options."""
+        return [part.network for part in self.modules() if isinstance(part, NetworkDenoiser)]
 
     def dial(self) -> Sequence[dict[str, int]]:
         """Quality is a curve over the number of steps."""
@@ -99,11 +121,15 @@ class DiffusionModel(Model):
     def guided(self) -> Denoiser:
         """The denoiser as the options want it: guided, thresholded."""
         options, denoiser = self.options, self.denoiser
+        if options.compose:
+            denoiser = Composed(denoiser, *weighed(options.compose))
         if options.guidance != (1 if self.guide is None else self.guide.neutral):
             bounds = (options.guidance_low, options.guidance_high)
             everywhere = bounds[0] <= 0 and bounds[1] >= 1e9
             low, high = (0.0, float("inf")) if everywhere else bounds
             strength = Strength(options.guidance, low, high, options.guidance_rescale)
+            if self.guide is None and options.compose:
+                raise WrongUse("composed classes have weights of their own", "leave guidance at 1")
             if self.guide is None:
                 denoiser = Guided(denoiser, strength, options.negative)
             else:
@@ -123,15 +149,51 @@ class DiffusionModel(Model):
         start = noise.normal(*self.image_shape).contiguous(memory_format=torch.channels_last)
         return self.walk(sigmas[0] * start, sigmas, noise, condition, self.guided())
 
+    def log_prob(self, image: Tensor, condition: Condition = Condition()) -> Tensor:
+        """Log density (B,) in nats of images (B, C, H, W): of the guided probability-flow ODE, whatever the
+        sampler and its steps; or, where `likelihood` is "bound", at least so much.
+
+        Thresholds are left out: they put images where there is no density. The bound is on the probability
+        of the image's 256 levels, each spread evenly over its 1 / 127.5.
+        """
+        if self.options.sampler == "consistency":
+            raise NotMeasurable("a consistency model has no density", "its denoiser jumps, and is no score")
+        if tuple(image.shape[1:]) != self.image_shape:
+            raise WrongUse(f"images of {tuple(image.shape[1:])} were given to a model of {self.image_shape}")
+        self.check(condition, len(image))
+        options = self.options
+        if options.likelihood == "bound":
+            nats = self.bound(from_uint8(to_uint8(image)), condition, options.terms).nats
+            return math.log(127.5) * math.prod(self.image_shape) - nats
+        denoiser = self.using(threshold=0.0).guided()
+        low, high = ends(options, self.denoiser.schedule)
+        settings = {"tolerance": options.tolerance, "probes": options.probes}
+        return ode_log_prob(denoiser, image, low, high, condition, **settings)
+
+    def bound(self, image: Tensor, condition: Condition = Condition(), terms: int = 0) -> Bound:
+        """The variational bound, term by term, of images whose 256 levels lie in [-1, 1].
+
+        The chain is that of the denoiser's schedule, a thousand steps where it has none; clean images are
+        cut to [-1, 1], as improved DDPM's are. terms: how many of its steps are looked at; 0: all.
+        """
+        denoiser = self.using(threshold=1.0).guided()
+        wants = "learned" if getattr(self.denoiser, "learned_variance", False) else "large"
+        variance, sigmas = self.options.variance or wants, chain_of(self.denoiser.schedule)
+        return variational_bound(denoiser, image, sigmas, condition, variance=variance, terms=terms)
+
 
 def noise_levels(options: DiffusionOptions, own: Schedule) -> tuple[float, ...]:
     """The noise levels that a sampler visits, falling to 0; `own` is the denoiser's schedule."""
     if options.sigmas:
         return options.sigmas
     followed = schedule(options.schedule) if options.schedule else own
+    return tuple(GRIDS[options.grid](options.steps, *ends(options, followed), followed))
+
+
+def ends(options: DiffusionOptions, followed: Schedule) -> tuple[float, float]:
+    """The smallest and the largest noise level: those asked for, else the schedule's."""
     low, high = followed.ends()
-    ends = options.sigma_min or low, options.sigma_max or high
-    return tuple(GRIDS[options.grid](options.steps, *ends, followed))
+    return options.sigma_min or low, options.sigma_max or high
 
 
 @dataclass(frozen=True)
@@ -151,4 +213,6 @@ class Sight:
 
     def level(self, x: Tensor, sigma: float) -> Tensor:
         """The noise level as (1,), on the images' device."""
-        return torch.full((1,), sigma, device=x.device, dtype=x.dtype)
+        if torch.compiler.is_compiling():  # a graph holds its constants itself
+            return torch.full((1,), sigma, device=x.device, dtype=x.dtype)
+        return one_level(sigma, x.device, x.dtype)

@@ -82,7 +82,7 @@ class Table(Schedule):
         # counts rather than searches: the same values, and it exports
         below = (table <= wanted[..., None]).sum(-1).sub(1).clamp(0, len(table) - 2)
         low, high = table[below], table[below + 1]
-        inside = ((wanted - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
+        inside = ((wanted - low) / (high - low).clamp_min(1e-12)).clamp(0.0, 1.0)
         return (below + inside) / (len(table) - 1)
 
     def told(self, t: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Table(Schedule):
 
 def interpolated(table: Tensor, t: Tensor) -> Tensor:
     """Values of a table at times from 0, its first, to 1, its last."""
-    table, place = table.to(t), t.clamp(0, 1) * (len(table) - 1)
+    table, place = table.to(t), t.clamp(0.0, 1.0) * (len(table) - 1)
     below = place.floor().long().clamp_max(len(table) - 2)
     return torch.lerp(table[below], table[below + 1], place - below)
 
@@ -156,14 +156,14 @@ class VP(Schedule):
 
     def level(self, t: Tensor) -> Tensor:
         """sqrt(1 / alpha_t^2 - 1) with -2 log alpha_t = t^2 (beta_max - beta_min) / 2 + t beta_min."""
-        t = t.clamp(1e-5, 1)
+        t = t.clamp(1e-5, 1.0)
         return (t * (t * self.slope / 2 + self.beta_min)).expm1().sqrt()
 
     def time(self, level: Tensor) -> Tensor:
         """The inverse of `level` (EDM, table 1)."""
         twice = torch.log1p(level.square())
         t: Tensor = ((self.beta_min**2 + 2 * self.slope * twice).sqrt() - self.beta_min) / self.slope
-        return t.clamp(1e-5, 1)
+        return t.clamp(1e-5, 1.0)
 
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """alpha^2 + sigma^2 = 1."""
@@ -190,7 +190,7 @@ class VE(Schedule):
 
     def time(self, level: Tensor) -> Tensor:
         """The inverse of `level`."""
-        return ((level.log() - self.low) / self.span).clamp(0, 1)
+        return ((level.log() - self.low) / self.span).clamp(0.0, 1.0)
 
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """1 and the level."""
@@ -210,12 +210,12 @@ class Cosine(Schedule):
 
     def level(self, t: Tensor) -> Tensor:
         """tan(pi t / 2)."""
-        angle = t.clamp(1e-4, 1) * (math.pi / 2)
+        angle = t.clamp(1e-4, 1.0) * (math.pi / 2)
         return (angle.sin() / angle.cos().clamp_min(1 / LARGEST)).clamp_max(LARGEST)
 
     def time(self, level: Tensor) -> Tensor:
         """The inverse of `level`."""
-        return (level.atan() * (2 / math.pi)).clamp(1e-4, 1)
+        return (level.atan() * (2 / math.pi)).clamp(1e-4, 1.0)
 
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """alpha^2 + sigma^2 = 1."""
@@ -241,7 +241,7 @@ class Flow(Schedule):
 
     def level(self, t: Tensor) -> Tensor:
         """s / (1 - s)."""
-        s = self.line(t.clamp(1e-5, 1))
+        s = self.line(t.clamp(1e-5, 1.0))
         return (s / (1 - s).clamp_min(1 / LARGEST)).clamp_max(LARGEST)
 
     def line(self, t: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ class Flow(Schedule):
     def time(self, level: Tensor) -> Tensor:
         """The inverse of `level`."""
         s = level / (1 + level)
-        return (s / (self.shift - (self.shift - 1) * s)).clamp(1e-5, 1)
+        return (s / (self.shift - (self.shift - 1) * s)).clamp(1e-5, 1.0)
 
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """1 / (1 + level) and level / (1 + level)."""

@@ -59,9 +59,9 @@ def export(
 ) -> Exported:
     """Writes a model, its sampler unrolled, as one ONNX file of any batch size, once it is checked.
 
-    Inputs are "noise" (or "noise_0", "noise_1" ...), standard normal float32 (batch, ...), and "label", int64
-    (batch), where there are classes. The output is "image", (batch, C, H, W), float32 in about [-1, 1], or
-    uint8 where asked for.
+    Inputs are "noise" (or "noise_0", "noise_1" ...), standard normal float32 (batch, ...), and "label": int64
+    (batch) where there are classes, float32 (batch, K) where there are attributes. The output is "image",
+    (batch, C, H, W), float32 in about [-1, 1], or uint8 where asked for.
     The check runs the file in onnxruntime beside eager at each of `batches`; one that fails
     leaves no file. Raises WrongUse where the extra is not installed or the model wants more than labels,
     RunError where the exporter or the check fails.
@@ -88,13 +88,13 @@ class Graph(nn.Module):
         self.model, self.uint8 = model, uint8
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Takes all that the model draws, in order, then the labels where there are classes."""
-        noise, label = (inputs[:-1], inputs[-1]) if self.model.classes else (inputs, None)
+        """Takes all that the model draws, in order, then the labels where it knows any."""
+        noise, label = (inputs[:-1], inputs[-1]) if "label" in self.model.wants else (inputs, None)
         image: Tensor = self.model(Noise.given(noise), Condition(label=label)).contiguous()
         return to_uint8(image) if self.uint8 else image
 
     def example(self, n: int) -> tuple[Tensor, ...]:
-        """Inputs for `n` images: noise as the model draws it, the classes in turn."""
+        """Inputs for `n` images: noise as the model draws it, the classes or examples in turn."""
         noise, drawn = Noise(range(n)).recorded()
         label = self.model.labels_for(range(n))
         self.model(noise, Condition(label=label))
@@ -102,7 +102,7 @@ class Graph(nn.Module):
 
     def names(self, inputs: Sequence[Tensor]) -> list[str]:
         """What the inputs are called."""
-        label = ["label"] if self.model.classes else []
+        label = ["label"] if "label" in self.model.wants else []
         drawn = len(inputs) - len(label)
         return [*(["noise"] if drawn == 1 else [f"noise_{i}" for i in range(drawn)]), *label]
 
@@ -139,6 +139,7 @@ def describe(traced: ir.Model, graph: Graph, name: str) -> None:
             "model": type(model).__name__,
             "image_shape": json.dumps(model.image_shape),
             "classes": str(model.classes),
+            "attributes": json.dumps(model.attribute_names),
             "options": json.dumps(to_tree(model.options)),
             "value_range": "[0, 255]" if graph.uint8 else "[-1, 1]",
             "to_uint8": "as it is" if graph.uint8 else "clip(round((image + 1) * 127.5), 0, 255)",

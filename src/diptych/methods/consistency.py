@@ -75,6 +75,7 @@ def consistency(
     batch: int = 64,
     lr: float = 0.0,
     dropout: float = 0.0,
+    checkpointing: bool = False,
     q: float = 2.0,
     stages: int = 8,
     huber: float = 0.0,
@@ -97,6 +98,8 @@ def consistency(
         Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.064 / width.
     dropout
         Inside residual blocks; the same mask for both noise levels.
+    checkpointing
+        Compute activations again in the backward pass: a third slower, a fraction of the memory.
     q
         How fast neighbouring noise levels approach each other: their gap shrinks by 1/q each stage.
     stages
@@ -113,7 +116,8 @@ def consistency(
     if teacher:
         denoiser = load_denoiser(teacher, data)
     else:
-        denoiser = EDMDenoiser(unet_for(data, width=width, blocks=blocks, dropout=dropout), sigma_data)
+        network = unet_for(data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing)
+        denoiser = EDMDenoiser(network, sigma_data)
     options = DiffusionOptions(steps=steps, sampler="consistency", grid="geometric", sigma_min=0.0084)
     method = Consistency(
         denoiser,

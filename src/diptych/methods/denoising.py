@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import Levels, Uncertainty, Weight
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, warmup_cosine
+from diptych.networks.labels import Attributed
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
 
@@ -93,12 +95,43 @@ class Denoising(DenoiserMethod):
         return weighted.mean(), {"mse": error.detach().mean()}
 
 
-def unet_for(data: Images, *, width: int, blocks: int, dropout: float) -> UNet:
+def unet_for(
+    data: Images, *, width: int, blocks: int, dropout: float, checkpointing: bool = False
+) -> nn.Module:
     """A U-Net whose coarsest level has 4 to 8 pixels, with attention there."""
     shortest = min(data.shape[1:])
     multipliers = (1, *(2 for size in (8, 16, 64, 128, 256) if shortest >= size))
-    return UNet(
-        data.shape, classes=data.classes, width=width, multipliers=multipliers, blocks=blocks, dropout=dropout
+    network = UNet(
+        data.shape,
+        classes=data.classes,
+        attributes=data.told,
+        width=width,
+        multipliers=multipliers,
+        blocks=blocks,
+        dropout=dropout,
+        checkpointing=checkpointing,
+    )
+    return in_units(network, data)
+
+
+def in_units(network: nn.Module, data: Images, most: int = 256) -> nn.Module:
+    """A network of `data.told` attributes, told them in the data's own units; as it is where there are none.
+
+    It keeps the attributes of at most `most` images, to be asked for where none are.
+    """
+    if not data.told or data.attributes is None:
+        return network
+    known = data.attributes[~np.isnan(data.attributes).any(1)].astype(np.float64)
+    if not len(known):
+        raise WrongUse("no image has all of its attributes", "choose fewer of them with --attributes")
+    deviation = known.std(0)
+    examples = known[:: -(-len(known) // most)].astype(np.float32).tolist()
+    return Attributed(
+        network,
+        data.attribute_names,
+        tuple(known.mean(0).tolist()),
+        tuple(np.where(deviation > 0, deviation, 1.0).tolist()),
+        tuple(map(tuple, examples)),
     )
 
 
@@ -118,7 +151,7 @@ def load_denoiser(run: str, data: Images) -> Denoiser:
 
 
 def load_teacher(run: str, data: Images) -> DiffusionModel:
-    """The diffusion model of another run, for the same kind of images. Raises WrongUse where it does not fit."""
+    """The diffusion model of another run, for the same images. Raises WrongUse where it does not fit."""
     model = load_model(run, "cpu")
     if not isinstance(model, DiffusionModel):
         raise WrongUse(f"teacher {run} has no denoiser", "a teacher is a run of a diffusion model")
@@ -126,5 +159,10 @@ def load_teacher(run: str, data: Images) -> DiffusionModel:
         raise WrongUse(
             f"teacher {run} makes images {model.image_shape} of {model.classes} classes, "
             f"but the data has {data.shape} and {data.classes}"
+        )
+    if model.attributes != data.told or (data.told and model.attribute_names != data.attribute_names):
+        raise WrongUse(
+            f"teacher {run} is told {', '.join(model.attribute_names) or 'no attributes'}, "
+            f"but the data has {', '.join(data.attribute_names[: data.told]) or 'none'}"
         )
     return model

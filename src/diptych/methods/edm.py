@@ -19,6 +19,7 @@ def edm(
     batch: int = 64,
     lr: float = 0.0,
     dropout: float = 0.0,
+    checkpointing: bool = False,
     label_dropout: float = 0.1,
     sigma_data: float = 0.5,
     P_mean: float = -1.2,
@@ -39,6 +40,8 @@ def edm(
         Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.064 / width.
     dropout
         Inside residual blocks; 0.1 to 0.2 helps where images are few.
+    checkpointing
+        Compute activations again in the backward pass: a third slower, a fraction of the memory.
     label_dropout
         Share of images trained without their label, for classifier-free guidance.
     sigma_data
@@ -49,7 +52,7 @@ def edm(
         Default number of sampling steps; `--steps` at sampling overrides it.
     """
     width, blocks, lr = by_size(data, width, blocks, lr)
-    network = unet_for(data, width=width, blocks=blocks, dropout=dropout)
+    network = unet_for(data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing)
     method = Denoising(
         EDMDenoiser(network, sigma_data),
         levels=lognormal(P_mean, P_std),

@@ -52,7 +52,8 @@ class Reflow(DenoiserMethod):
         drawn = torch.randint(len(self.image), (n,), device=device)
         x, eps = self.image[drawn], self.noise[drawn]
         sigma = self.levels(n, device)
-        condition = Condition(label=self.label[drawn]) if self.denoiser.classes else Condition()
+        known = self.denoiser.classes or self.denoiser.attributes
+        condition = Condition(label=self.label[drawn] if known else None)
         error = (self.denoiser(x + each(sigma) * eps, sigma, condition) - x).square()
         velocity = each((1 + sigma) / sigma).square() * error  # v = (x_s - x) / s
         return velocity.mean(), {"mse": error.detach().mean()}
@@ -89,6 +90,7 @@ def flow(
     batch: int = 64,
     lr: float = 0.0,
     dropout: float = 0.0,
+    checkpointing: bool = False,
     label_dropout: float = 0.1,
     shift: float = 0.0,
     t_mean: float = 0.0,
@@ -111,6 +113,8 @@ def flow(
         Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.064 / width.
     dropout
         Inside residual blocks; 0.1 to 0.2 helps where images are few.
+    checkpointing
+        Compute activations again in the backward pass: a third slower, a fraction of the memory.
     label_dropout
         Share of images trained without their label, for classifier-free guidance.
     shift
@@ -125,13 +129,13 @@ def flow(
         Default number of sampling steps; `--steps` at sampling overrides it.
     """
     width, blocks, lr = by_size(data, width, blocks, lr)
-    options = DiffusionOptions(steps=steps, sampler="euler", grid="trailing")
+    options = DiffusionOptions(steps=steps, sampler="euler" if reflow else "dpm++2m", grid="trailing")
     if reflow:
         denoiser = load_denoiser(reflow, data)
         written = (Path(reflow) / "model.safetensors").stat().st_mtime
         known = coupled_of(reflow, written, pairs)
         return Recipe(Reflow(denoiser, known, lr=lr / 4, options=options), batch=batch)
-    network = unet_for(data, width=width, blocks=blocks, dropout=dropout)
+    network = unet_for(data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing)
     shift = shift or max(1.0, min(data.shape[1:]) / 32)  # the noise of a blurred pixel falls with its size
     straight = ScheduleDenoiser(network, Flow(shift), "flow", told="level")
     method = Denoising(

@@ -22,7 +22,7 @@ from diptych.diffusion.variational import (
 )
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
-from diptych.methods.denoising import DenoiserMethod, by_size
+from diptych.methods.denoising import DenoiserMethod, by_size, in_units
 from diptych.networks.adm import ADM, multipliers_for
 from diptych.recipe import Recipe, recipe
 
@@ -108,6 +108,7 @@ def adm_denoiser(
     network = ADM(
         data.shape,
         classes=data.classes,
+        attributes=data.told,
         out_channels=2 * data.shape[0],
         width=width,
         multipliers=numbers(multipliers, "multipliers") or multipliers_for(min(data.shape[1:])),
@@ -116,7 +117,8 @@ def adm_denoiser(
         dropout=dropout,
         checkpointing=checkpointing,
     )
-    return ScheduleDenoiser(network, Discrete(betas, diffusion_steps), "eps", learned_variance=True)
+    schedule = Discrete(betas, diffusion_steps)
+    return ScheduleDenoiser(in_units(network, data), schedule, "eps", learned_variance=True)
 
 
 def ancestral(steps: int, sampler: str, guidance: float = 1.0) -> DiffusionOptions:

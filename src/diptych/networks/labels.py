@@ -1,9 +1,11 @@
-"""Labels as vectors: classes, continuous attributes, or none."""
+"""Labels as networks take them: classes, continuous attributes, or none."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from diptych.saveable import saveable
 
 
 class LabelEmbedding(nn.Module):
@@ -30,3 +32,33 @@ class LabelEmbedding(nn.Module):
             return self.none[None]
         unknown = label.isnan().any(1, keepdim=True)
         return torch.where(unknown, self.none, self.linear(label.nan_to_num()))
+
+
+@saveable
+class Attributed(nn.Module):
+    """A network that is asked for attributes in the user's own units: it hears them with mean 0, deviation 1.
+
+    examples: some that images had, (N, K), to be asked for where none are.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        names: tuple[str, ...],
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        examples: tuple[tuple[float, ...], ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network, self.attribute_names, self.examples = network, names, examples
+        self.image_shape, self.classes, self.attributes = network.image_shape, 0, len(names)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
+
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+        """As the network; label (B, K), not-a-number for none."""
+        heard = None if label is None else (label - self.mean) / self.deviation
+        return self.network(x, level, heard)  # type: ignore[no-any-return]

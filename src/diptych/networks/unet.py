@@ -8,9 +8,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diptych.networks.labels import LabelEmbedding
+from diptych.networks.norm_silu import norm_silu
 from diptych.saveable import saveable
+
+HALF = math.sqrt(0.5)  # a sum of two branches keeps the variance of one
 
 
 @saveable
@@ -31,9 +35,12 @@ class UNet(nn.Module):
         blocks: int = 2,
         attention: int = 1,  # at this many of the coarsest levels
         dropout: float = 0.0,
+        group: int = 4,  # channels of a norm's group, at least: 16 is faster on CPUs
+        checkpointing: bool = False,  # blocks are computed again in the backward pass, to save memory
     ) -> None:
         super().__init__()
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
+        self.checkpointing, self.dropout = checkpointing, dropout
         channels, embedding = image_shape[0], 4 * width
         self.level = nn.Sequential(
             FourierLevel(width), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
@@ -45,24 +52,31 @@ class UNet(nn.Module):
         for depth, multiplier in enumerate(multipliers):
             attends = depth >= len(multipliers) - attention
             if depth:
-                self.down.append(Block(c, c, embedding, dropout, resample="down"))
+                self.down.append(Block(c, c, embedding, dropout, group, resample="down"))
                 skips.append(c)
             for _ in range(blocks):
-                self.down.append(Block(c, c := width * multiplier, embedding, dropout, attends=attends))
+                self.down.append(
+                    Block(c, c := width * multiplier, embedding, dropout, group, attends=attends)
+                )
                 skips.append(c)
         self.middle = nn.ModuleList(
-            [Block(c, c, embedding, dropout, attends=attention > 0), Block(c, c, embedding, dropout)]
+            [
+                Block(c, c, embedding, dropout, group, attends=attention > 0),
+                Block(c, c, embedding, dropout, group),
+            ]
         )
         for depth, multiplier in reversed(list(enumerate(multipliers))):
             attends = depth >= len(multipliers) - attention
             for i in range(blocks + 1):
                 last = i == blocks and attends
                 self.up.append(
-                    Block(c + skips.pop(), c := width * multiplier, embedding, dropout, attends=last)
+                    Block(c + skips.pop(), c := width * multiplier, embedding, dropout, group, attends=last)
                 )
             if depth:
-                self.up.append(Block(c, c, embedding, dropout, resample="up"))
-        self.head = nn.Sequential(norm(c), nn.SiLU(), zeroed(nn.Conv2d(c, channels, 3, padding=1)))
+                self.up.append(Block(c, c, embedding, dropout, group, resample="up"))
+        self.head = nn.Sequential(
+            norm(c, least=group), nn.SiLU(), zeroed(nn.Conv2d(c, channels, 3, padding=1))
+        )
         self.multiple = 2 ** (len(multipliers) - 1)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
@@ -73,13 +87,20 @@ class UNet(nn.Module):
         x = self.stem(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
         skips = [x]
         for block in self.down:
-            x = block(x, embedding)
+            x = self._run(block, embedding, x)
             skips.append(x)
         for block in self.middle:
-            x = block(x, embedding)
+            x = self._run(block, embedding, x)
         for block in self.up:
-            x = block(x if block.resample else torch.cat([x, skips.pop()], 1), embedding)
-        return self.head(x)[:, :, :height, :width]  # type: ignore[no-any-return]
+            x = self._run(block, embedding, x, None if block.resample else skips.pop())
+        norm, _, convolution = self.head
+        return convolution(norm_silu(x, norm))[:, :, :height, :width]  # type: ignore[no-any-return, arg-type]
+
+    def _run(self, block: nn.Module, embedding: Tensor, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+            state = self.dropout > 0  # both passes must see the same mask
+            return checkpoint(block, x, embedding, skip, use_reentrant=False, preserve_rng_state=state)  # type: ignore[no-any-return]
+        return block(x, embedding, skip)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -91,48 +112,54 @@ class Block(nn.Module):
         c_out: int,
         embedding: int,
         dropout: float,
+        group: int,
         *,
         resample: str = "",
         attends: bool = False,
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm1, self.conv1 = norm(c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm1, self.conv1 = norm(c_in, least=group), nn.Conv2d(c_in, c_out, 3, padding=1)
         self.affine = nn.Linear(embedding, 2 * c_out)
-        self.norm2, self.conv2 = norm(c_out), zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.norm2 = norm(c_out, least=group)
+        self.conv2 = zeroed(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = Attention(c_out) if attends else nn.Identity()
+        self.attention = Attention(c_out, group) if attends else nn.Identity()
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """x (B, C, H, W), embedding (B or 1, E)."""
-        h = F.silu(self.norm1(x))
+    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), embedding (B or 1, E); skip, further channels of x, from the way down."""
+        x = x if skip is None else torch.cat([x, skip], 1)
+        h = norm_silu(x, self.norm1)
         if self.resample == "down":
             h, x = F.avg_pool2d(h, 2), F.avg_pool2d(x, 2)
         elif self.resample == "up":
             h, x = F.interpolate(h, scale_factor=2.0), F.interpolate(x, scale_factor=2.0)
         h = self.conv1(h)
         scale, shift = self.affine(embedding)[:, :, None, None].chunk(2, 1)
-        h = F.silu(torch.addcmul(shift, self.norm2(h), scale + 1))
-        h = self.conv2(self.dropout(h))
-        return self.attention((self.skip(x) + h) * math.sqrt(0.5))  # type: ignore[no-any-return]
+        h = self.dropout(norm_silu(h, self.norm2, scale, shift))
+        x = (self.skip(x) + self.conv2(h)).mul_(HALF)
+        return self.attention(x)  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
     """Self-attention over all positions, heads of 32 to 64 channels."""
 
-    def __init__(self, c: int) -> None:
+    def __init__(self, c: int, group: int) -> None:
         super().__init__()
         self.heads = max(1, c // 64)
-        self.norm, self.qkv, self.out = norm(c), nn.Linear(c, 3 * c), zeroed(nn.Linear(c, c))
+        self.norm = norm(c, least=group)
+        # convolutions of one pixel: they stay in channels-last, and on CPUs are faster than nn.Linear
+        self.qkv, self.out = nn.Conv2d(c, 3 * c, 1), zeroed(nn.Conv2d(c, c, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W)."""
         c, h, w = x.shape[1:]
-        tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)
+        q, k, v = qkv.unflatten(2, (3, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return (x + self.out(seen).unflatten(1, (h, w)).permute(0, 3, 1, 2)) * math.sqrt(0.5)  # type: ignore[no-any-return]
+        out: Tensor = self.out(seen.reshape(-1, h, w, c).permute(0, 3, 1, 2))
+        return (x + out).mul_(HALF)
 
 
 class FourierLevel(nn.Module):
@@ -150,10 +177,10 @@ class FourierLevel(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], 1)
 
 
-def norm(c: int) -> nn.GroupNorm:
-    """Group norm with groups of at least 4 channels, at most 32 groups."""
-    groups = next(g for g in range(min(32, max(1, c // 4)), 0, -1) if c % g == 0)
-    return nn.GroupNorm(groups, c, eps=1e-5)
+def norm(c: int, eps: float = 1e-5, least: int = 4) -> nn.GroupNorm:
+    """Group norm with groups of at least `least` channels, at most 32 groups."""
+    groups = next(g for g in range(min(32, max(1, c // least)), 0, -1) if c % g == 0)
+    return nn.GroupNorm(groups, c, eps=eps)
 
 
 def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
