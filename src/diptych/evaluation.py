@@ -74,10 +74,11 @@ def report_of(
 ) -> Report:
     """Scores with all that they were made with."""
     options = None if exam.model is None else exam.model.options
+    plain = asdict(options) if is_dataclass(options) else {}  # type: ignore[arg-type]
     return Report(
         name=name,
         recipe=recipe,
-        options=asdict(options) if is_dataclass(options) else {},  # type: ignore[arg-type]
+        options={k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()},  # as a file has them
         scores=scores,
         floor=floor,
         ruler=exam.card,

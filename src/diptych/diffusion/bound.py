@@ -135,8 +135,13 @@ class Chain:
 
 
 def chain_of(schedule: Schedule) -> list[float]:
-    """A schedule's own steps, falling to 0; of a schedule without steps, CONTINUOUS of them."""
+    """A schedule's own steps, falling to 0; of a schedule without steps, CONTINUOUS of them.
+
+    These end at the distance of two grey levels: below it the decoder tells them apart, while each finer step
+    would magnify errors at levels that hardly any training looks at.
+    """
     if isinstance(schedule, Table):
         return [*schedule.exact[::-1], 0.0]
-    times = torch.linspace(1, 0, CONTINUOUS, dtype=torch.float64)
+    finest = schedule.time(torch.tensor(1 / 127.5, dtype=torch.float64)).item()
+    times = torch.linspace(1, finest, CONTINUOUS, dtype=torch.float64)
     return [*schedule.level(times).tolist(), 0.0]
