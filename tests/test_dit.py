@@ -176,7 +176,7 @@ def test_no_label_is_one_thing(kind: str) -> None:
 
 
 def test_computing_again_gives_the_same_gradient() -> None:
-    plain, again = network(positions="both"), network(positions="both", checkpointed=True)
+    plain, again = network(positions="both"), network(positions="both", checkpointing=True)
     again.load_state_dict(plain.state_dict())
     for dit in (plain, again):
         torch.manual_seed(1)
@@ -259,3 +259,10 @@ def test_trains_on_either_target() -> None:
         one = torch.ones(1)
         found = method.weight(one, method.c_out(one)).item()
         assert found == pytest.approx(weight_at_1)  # flow: (1 + sigma)^2 / sigma^2; v: min(SNR, 5)
+
+
+def test_compiles_as_one_graph() -> None:
+    dit = network(positions="both", qk_norm=True, classes=3)
+    arguments = (torch.randn(2, 2, 12, 8), torch.rand(2), torch.arange(2))
+    whole = torch.compile(dit, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(*arguments), dit(*arguments))

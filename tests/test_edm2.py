@@ -147,7 +147,7 @@ def test_no_label_is_one_thing(kind: str) -> None:
 
 
 def test_computing_again_gives_the_same_gradient() -> None:
-    plain, again = network(dropout=0.3), network(dropout=0.3, checkpointed=True)
+    plain, again = network(dropout=0.3), network(dropout=0.3, checkpointing=True)
     again.load_state_dict(plain.state_dict())
     x, level = torch.randn(4, 2, 12, 8), torch.randn(4)
     for unet in (plain, again):
@@ -241,3 +241,10 @@ def test_forcing_finds_every_layer() -> None:
     force_magnitudes(unet)
     sizes = [magnitude(p) for p in unet.parameters() if p.ndim]
     assert sizes == pytest.approx([1.0] * len(sizes), abs=1e-3)
+
+
+def test_compiles_as_one_graph() -> None:
+    unet = network(classes=3)
+    arguments = (torch.randn(2, 2, 12, 8), torch.randn(2), torch.arange(2))
+    whole = torch.compile(unet, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(*arguments), unet(*arguments))

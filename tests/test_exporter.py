@@ -236,16 +236,17 @@ class Small(nn.Module):
         return self.last(torch.tanh(self.first(x) + heard[:, :, None, None]))  # type: ignore[no-any-return]
 
 
+SMALL = loud(Small())
+
+
 def schedule_denoiser(schedule: Schedule, target: str, told: str = "time") -> ScheduleDenoiser:
-    return ScheduleDenoiser(loud(Small()), schedule, target, told)
+    return ScheduleDenoiser(SMALL, schedule, target, told)
 
 
 DETERMINISTIC = [sampler.name for sampler in SAMPLERS.values() if sampler.deterministic]
 SAMPLED = {
     **{
-        name: lambda name=name: DiffusionModel(
-            EDMDenoiser(loud(Small())), DiffusionOptions(steps=3, sampler=name)
-        )
+        name: lambda name=name: DiffusionModel(EDMDenoiser(SMALL), DiffusionOptions(steps=3, sampler=name))
         for name in DETERMINISTIC
     },
     "a discrete schedule": lambda: DiffusionModel(
@@ -261,7 +262,7 @@ SAMPLED = {
         DiffusionOptions(steps=3, sampler="euler", threshold=1.0, guidance=2.0, guidance_rescale=0.5),
     ),
     "guided within an interval, away from a class": lambda: DiffusionModel(
-        EDMDenoiser(loud(Small())),
+        EDMDenoiser(SMALL),
         DiffusionOptions(steps=3, guidance=1.7, guidance_low=0.1, guidance_high=2.0, negative=1),
     ),
     "learned variances": lambda: DiffusionModel(
@@ -272,10 +273,24 @@ SAMPLED = {
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_every_sampler_is_one_graph_of_any_batch_size(name: str, tmp_path: Path) -> None:
+def test_every_sampler_is_one_graph_of_any_batch_size(name: str) -> None:
+    """As torch exports it; what onnxruntime makes of some is below."""
+    graph = exporter.Graph(SAMPLED[name]().eval(), uint8=False).eval()
+    example = graph.example(2)
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad(), exporter.unrolled.quiet():
+        program = torch.export.export(graph, example, dynamic_shapes=(tuple({0: batch} for _ in example),))
+        for n in (1, 5):
+            inputs = graph.example(n)
+            expected = graph(*inputs)
+            assert expected.std() > 0.05
+            torch.testing.assert_close(program.module()(*inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["unipc3", "a flow, thresholded", "learned variances"])
+def test_samplers_in_onnxruntime(name: str, tmp_path: Path) -> None:
+    """Some of them, of the most different operations: each takes seconds. (All were checked once.)"""
     model = SAMPLED[name]().eval()
-    result = export(model, tmp_path / "model.onnx", batches=(1, 2))
-    assert result.outputs == {"image": "float32 (batch, 1, 4, 6)"}
+    result = export(model, tmp_path / "model.onnx", batches=(1,))
     image, expected = by_hand(model, result.path, [5, 11, 2, 7, 30])
-    assert expected.std() > 0.05
     assert np.abs(image - expected.numpy()).max() < 1e-4 * max(1, float(expected.abs().max()))

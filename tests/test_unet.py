@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.networks.norm_silu import norm_silu
+from diptych.networks.norm_silu import norm_silu, walks_badly
 from diptych.networks.unet import Attention, Block, UNet
 
 
@@ -47,9 +47,18 @@ def test_norm_silu_is_its_formula(graded: bool, modulated: bool) -> None:
     if scale is not None and shift is not None:
         h = h * (1 + scale) + shift
     before = x.clone()
+    assert walks_badly(x)
     with torch.set_grad_enabled(graded):
         torch.testing.assert_close(norm_silu(x, norm, scale, shift), h / (1 + (-h).exp()))
     assert torch.equal(x, before)
+
+
+def test_a_large_mean_costs_few_digits() -> None:
+    norm, x = nn.GroupNorm(2, 8), 1000 + torch.randn(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        found = norm_silu(x, norm)
+        expected = F.silu(F.group_norm(x.double(), 2))
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_attention_is_its_formula() -> None:

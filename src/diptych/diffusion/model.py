@@ -213,6 +213,6 @@ class Sight:
 
     def level(self, x: Tensor, sigma: float) -> Tensor:
         """The noise level as (1,), on the images' device."""
-        if torch.compiler.is_compiling():  # a graph holds its constants itself
+        if torch.compiler.is_compiling() or type(x) is not Tensor:  # a graph holds its constants itself
             return torch.full((1,), sigma, device=x.device, dtype=x.dtype)
         return one_level(sigma, x.device, x.dtype)

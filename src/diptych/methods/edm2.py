@@ -52,7 +52,7 @@ def edm2(
     sigma_rel: float = 0.1,
     steps: int = 18,
 ) -> Recipe:
-    """EDM2: EDM in balance; network, loss and averaging need no tuning as training grows longer.
+    """EDM2: EDM whose network, loss and learning rate keep their scale throughout training.
 
     Parameters
     ----------

@@ -40,14 +40,14 @@ class DiT(nn.Module):
         positions: str = "sincos",
         qk_norm: bool = False,  # of queries and keys, for stability (Dehghani et al., 2023, arXiv:2302.05442)
         out_channels: int = 0,  # 0: as many as the image has
-        checkpointed: bool = False,  # forgets what blocks computed, and computes it again for the gradient
+        checkpointing: bool = False,  # blocks are computed again in the backward pass, to save memory
     ) -> None:
         super().__init__()
         if positions not in POSITIONS:
             raise ValueError(f"there are no positions called {positions}, but {', '.join(POSITIONS)}")
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
         channels, height, wide = image_shape
-        self.patch, self.checkpointed, self.out_channels = patch, checkpointed, out_channels or channels
+        self.patch, self.checkpointing, self.out_channels = patch, checkpointing, out_channels or channels
         self.grid = -(-height // patch), -(-wide // patch)
         self.stem = nn.Conv2d(channels, width, patch, stride=patch)
         self.time = TimeEmbedding(256, width)
@@ -87,7 +87,7 @@ class DiT(nn.Module):
         if self.added is not None:
             tokens = tokens + self.added
         for block in self.blocks:
-            if self.checkpointed and torch.is_grad_enabled():
+            if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, embedding, self.turns, use_reentrant=False)
             else:
                 tokens = block(tokens, embedding, self.turns)

@@ -41,11 +41,11 @@ class EDM2UNet(nn.Module):
         blocks: int = 3,
         attention: int = 2,  # at this many of the coarsest levels
         dropout: float = 0.0,
-        checkpointed: bool = False,  # forgets what blocks computed, and computes it again for the gradient
+        checkpointing: bool = False,  # blocks are computed again in the backward pass, to save memory
     ) -> None:
         super().__init__()
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
-        self.checkpointed, self.multiple = checkpointed, 2 ** (len(multipliers) - 1)
+        self.checkpointing, self.multiple = checkpointing, 2 ** (len(multipliers) - 1)
         widths = [width * multiplier for multiplier in multipliers]
         channels, embedding = image_shape[0], max(widths)
         self.fourier, self.level = MPFourier(width), MPLinear(width, embedding)
@@ -92,7 +92,7 @@ class EDM2UNet(nn.Module):
 
     def run(self, block: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
         """A block's output."""
-        if self.checkpointed and torch.is_grad_enabled():
+        if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(block, x, embedding, use_reentrant=False)  # type: ignore[no-any-return]
         return block(x, embedding)  # type: ignore[no-any-return]
 
