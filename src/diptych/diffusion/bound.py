@@ -19,6 +19,7 @@ from diptych.model import Condition, Noise
 
 VARIANCES = ("small", "large", "learned")
 CONTINUOUS = 1000  # steps of a schedule that has none of its own
+FINEST = 0.25 / 127.5  # the smallest noise level of such a chain
 
 
 @dataclass(frozen=True)
@@ -137,11 +138,11 @@ class Chain:
 def chain_of(schedule: Schedule) -> list[float]:
     """A schedule's own steps, falling to 0; of a schedule without steps, CONTINUOUS of them.
 
-    These end at the distance of two grey levels: below it the decoder tells them apart, while each finer step
-    would magnify errors at levels that hardly any training looks at.
+    These end at a quarter of a grey level: there the decoder tells grey levels apart, while each finer step
+    would magnify errors at noise levels that hardly any training looks at.
     """
     if isinstance(schedule, Table):
         return [*schedule.exact[::-1], 0.0]
-    finest = schedule.time(torch.tensor(1 / 127.5, dtype=torch.float64)).item()
+    finest = schedule.time(torch.tensor(FINEST, dtype=torch.float64)).item()
     times = torch.linspace(1, finest, CONTINUOUS, dtype=torch.float64)
     return [*schedule.level(times).tolist(), 0.0]
