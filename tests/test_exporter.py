@@ -265,6 +265,9 @@ SAMPLED = {
         EDMDenoiser(SMALL),
         DiffusionOptions(steps=3, guidance=1.7, guidance_low=0.1, guidance_high=2.0, negative=1),
     ),
+    "two classes at once": lambda: DiffusionModel(
+        EDMDenoiser(SMALL), DiffusionOptions(steps=3, compose="1:1.5,0:-0.5")
+    ),
     "learned variances": lambda: DiffusionModel(
         ScheduleDenoiser(loud(Small(2)), Discrete("cosine"), "eps", learned_variance=True),
         DiffusionOptions(steps=3, sampler="ddpm", grid="trailing", variance="learned"),

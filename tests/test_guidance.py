@@ -81,6 +81,10 @@ def test_classifier_guidance_of_an_unconditional_model_is_the_conditional_one(mi
     with torch.inference_mode():  # as sampling calls it
         found = guided(X, SIGMA, ASKED)
     torch.testing.assert_close(found, mixture(X, SIGMA, ASKED), rtol=1e-4, atol=1e-5)
+    off = ClassifierGuided(unconditional, Exact(), Strength(2.0, low=100.0))(X, SIGMA, ASKED)
+    torch.testing.assert_close(off, unconditional(X, SIGMA, Condition()))  # outside the interval
+    none = Condition(label=torch.full((3,), 3))
+    torch.testing.assert_close(guided(X, SIGMA, none), unconditional(X, SIGMA, Condition()))
     twice = ClassifierGuided(unconditional, Exact(), Strength(2.0))(X, SIGMA, ASKED)
     clean = unconditional(X, SIGMA, Condition())
     torch.testing.assert_close(twice, clean + 2 * (found - clean), rtol=1e-4, atol=1e-5)
@@ -133,6 +137,8 @@ def test_composition(mixture: Mixture) -> None:
     found = Composed(mixture, [0, 2], [1.0, -0.5])(X, SIGMA, Condition())
     assert mixture.calls == 1
     torch.testing.assert_close(found, none + (one - none) - 0.5 * (other - none))
+    with pytest.raises(NotMeasurable):
+        Composed(mixture, [0], [1.0]).moments(X, SIGMA, Condition())
     single = Composed(mixture, [1], [1.0])(X, SIGMA, Condition())
     torch.testing.assert_close(single, mixture(X, SIGMA, Condition(label=torch.full((3,), 1))))
 
@@ -167,6 +173,14 @@ def test_bad_arguments(mixture: Mixture) -> None:
         lambda: DiffusionOptions(sampler="euler", churn=1.0),
         lambda: DiffusionOptions(sigmas=(1.0, 2.0, 0.0)),
         lambda: DiffusionOptions(sigma_min=3.0, sigma_max=2.0),
+        lambda: DiffusionOptions(sigmas=(5.0, 1.0), steps=1),
+        lambda: DiffusionOptions(guidance=float("nan")),
+        lambda: DiffusionOptions(sampler="ddim", eta=-1.0),
+        lambda: DiffusionOptions(sampler="edm-stochastic", churn=-4.0),
+        lambda: DiffusionOptions(guidance_low=3.0, guidance_high=2.0),
+        lambda: DiffusionModel(mixture, DiffusionOptions(sigma_min=200.0)),
+        lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:1", negative=1)),
+        lambda: DiffusionModel(mixture, DiffusionOptions(sampler="ddpm", variance="learned")),
     ):
         with pytest.raises(WrongUse):
             make()

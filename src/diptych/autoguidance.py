@@ -33,6 +33,8 @@ def autoguided(
         weaker = open_run(run).model("cpu", min(kept) if images is None else images)  # type: ignore[assignment]
     if weaker.image_shape != model.image_shape:
         raise WrongUse(f"{weak} makes images {weaker.image_shape}, but {run} {model.image_shape}")
+    if (weaker.classes, weaker.attributes) != (model.classes, model.attributes):
+        raise WrongUse(f"{weak} knows other labels than {run}", "a weaker model is one of the same data")
     guided = rebuilt(model, guide=WeakGuide(weaker.denoiser))
     return guided.using(guidance=guidance)
 

@@ -39,14 +39,15 @@ def sweep(
     from diptych.sweep import sweep as swept
 
     say_on_stderr()
-    ranges = {name: text for name, text in options.items() if ":" in text or "," in text}
-    if len(ranges) != 1:
-        raise WrongUse("a sweep is of one option, given as a range", "diptych sweep RUN --guidance 1:4:0.5")
-    ((name, text),) = ranges.items()
     keep_buffers()
     subject = open_subject(run, device=device)
     if subject.model is None:
         raise WrongUse(f"{run} is no model: it has no options to sweep")
+    texts = {"compose", "sigmas"}  # options that are lists themselves
+    ranges = {k: text for k, text in options.items() if k not in texts and (":" in text or "," in text)}
+    if len(ranges) != 1:
+        raise WrongUse("a sweep is of one option, given as a range", "diptych sweep RUN --guidance 1:4:0.5")
+    ((name, text),) = ranges.items()
     fixed = values_of(subject.model, {k: v for k, v in options.items() if k not in ranges})
     found = swept(
         subject,

@@ -30,6 +30,7 @@ class Denoiser(nn.Module, ABC):
     attribute_names: tuple[str, ...] = ()
     examples: tuple[tuple[float, ...], ...] = ()
     schedule: Schedule  # its own: the noise levels that it knows, and how they run in time
+    learned_variance: bool = False  # whether `moments` can be asked for
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -55,6 +56,7 @@ class Wrapper(Denoiser):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.learned_variance = denoiser.learned_variance
         takes_after(self, denoiser)
 
 

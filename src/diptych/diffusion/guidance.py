@@ -28,17 +28,18 @@ class Strength:
         0.0  # 1: the guided image keeps the deviation of the unguided one (Lin et al., 2023, eq. 16)
     )
 
-    def apply(self, good: Tensor, weak: Tensor, sigma: Tensor) -> Tensor:
-        """weak + scale (good - weak) where sigma is in the interval, good elsewhere."""
-        scale = self.scale
+    def apply(self, good: Tensor, weak: Tensor, sigma: Tensor, plain: Tensor | None = None) -> Tensor:
+        """weak + scale (good - weak) where sigma is in the interval, the unguided image, good, elsewhere.
+
+        plain: the unguided image where it is not `good`.
+        """
+        plain = good if plain is None else plain
+        found = torch.lerp(weak, good, self.scale)
         if self.low > 0 or self.high < float("inf"):
-            inside = each((sigma >= self.low) & (sigma <= self.high))
-            found = torch.lerp(weak, good, torch.where(inside, scale, 1.0).to(good.dtype))
-        else:
-            found = torch.lerp(weak, good, scale)
+            found = torch.where(each((sigma >= self.low) & (sigma <= self.high)), found, plain)
         if not self.rescale:
             return found
-        was, now = (image.std((1, 2, 3), keepdim=True) for image in (good, found))
+        was, now = (image.std((1, 2, 3), keepdim=True) for image in (plain, found))
         return found * torch.lerp(torch.ones_like(was), was / now.clamp_min(1e-8), self.rescale)
 
 
@@ -134,9 +135,11 @@ class ClassifierGuided(Wrapper):
         with torch.inference_mode(False), torch.enable_grad(), twice_differentiable:
             noisy = x if tracked else x.detach().clone().requires_grad_(True)
             logits = self.classifier(noisy, sigma.clone())
-            chosen = logits.log_softmax(1).gather(1, condition.label.clone()[:, None]).sum()
-            (slope,) = torch.autograd.grad(chosen, noisy, create_graph=tracked)
-        return self.strength.apply(clean + each(sigma).square() * slope, clean, sigma)
+            label = condition.label.clone()[:, None]
+            chosen = logits.log_softmax(1).gather(1, label.clamp_max(self.classes - 1))
+            named = torch.where(label < self.classes, chosen, 0.0).sum()  # nothing is led to no label
+            (slope,) = torch.autograd.grad(named, noisy, create_graph=tracked)
+        return self.strength.apply(clean + each(sigma).square() * slope, clean, sigma, plain=clean)
 
 
 class Composed(Wrapper):
@@ -155,14 +158,28 @@ class Composed(Wrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,); all terms go through the network as one batch."""
-        n, terms = x.shape[0], [self.classes, *self.labels]
-        label = torch.tensor(terms, device=x.device).repeat_interleave(n)
-        many = sigma if sigma.shape[0] == 1 else sigma.repeat(len(terms))
-        seen = self.denoiser(x.repeat(len(terms), 1, 1, 1), many, replace(condition, label=label))
-        none, *found = seen.chunk(len(terms))
-        return none + sum(  # type: ignore[no-any-return]
-            weight * (one - none) for weight, one in zip(self.weights, found, strict=True)
-        )
+        return self.sum(self.denoiser(*self.asked(x, sigma, condition)), x.shape[0])
+
+    def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The composed clean image, and the variance that was learned without labels."""
+        n = x.shape[0]
+        seen, fraction = self.denoiser.moments(*self.asked(x, sigma, condition))
+        return self.sum(seen, n), fraction[:n]
+
+    def asked(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor, Condition]:
+        """All terms as one batch, that without a label first."""
+        terms = (self.classes, *self.labels)
+        label = torch.cat([torch.full(x.shape[:1], term, device=x.device) for term in terms])
+        many = sigma if sigma.shape[0] == 1 else torch.cat([sigma] * len(terms))
+        return torch.cat([x] * len(terms)), many, replace(condition, label=label)
+
+    def sum(self, seen: Tensor, n: int) -> Tensor:
+        """Of the terms' clean images, n of each."""
+        none = seen[:n]
+        total = none
+        for i, weight in enumerate(self.weights, 1):
+            total = total + weight * (seen[i * n : (i + 1) * n] - none)
+        return total
 
 
 def weighed(text: str) -> tuple[list[int], list[float]]:
@@ -208,7 +225,10 @@ class Thresholded(Wrapper):
         """The image, cut or divided and cut."""
         if self.percentile == 1:
             return clean.clamp(-1, 1)
-        bound = clean.flatten(1).abs().quantile(self.percentile, 1).clamp_min(1)
+        ordered = clean.flatten(1).abs().sort(1).values  # torch.quantile refuses large batches
+        place = self.percentile * (ordered.shape[1] - 1)
+        below = int(place)
+        bound = torch.lerp(ordered[:, below], ordered[:, below + 1], place - below).clamp_min(1)
         return torch.minimum(torch.maximum(clean, -each(bound)), each(bound)) / each(bound)
 
 

@@ -50,7 +50,7 @@ class DiffusionOptions:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise WrongUse(f"steps must be at least 1, not {self.steps}")
+            raise WrongUse(f"steps must be at least 1, not {self.steps}", "more steps are slower and better")
         for what, name, known in (
             ("sampler", self.sampler, SAMPLERS),
             ("grid", self.grid, GRIDS),
@@ -59,14 +59,27 @@ class DiffusionOptions:
         ):
             if name not in known:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, list(known)))
-        for name, least in (("tolerance", 1e-9), ("probes", 0), ("terms", 0)):
-            if getattr(self, name) < least:
-                raise WrongUse(f"{name} must be at least {least:g}, not {getattr(self, name):g}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise WrongUse(f"{f.name} must be a finite number, not {value}")
+        least = {"tolerance": 1e-9, "probes": 0, "terms": 0, "eta": 0, "churn": 0, "guidance_low": 0}
+        for name, bound in least.items():
+            if (value := getattr(self, name)) is not None and value < bound:
+                raise WrongUse(f"{name} must be at least {bound:g}, not {value:g}")
+        if self.guidance_low > self.guidance_high:
+            raise WrongUse(
+                f"guidance_low {self.guidance_low:g} must not be above guidance_high {self.guidance_high:g}",
+                "they are the noise levels between which the model is guided",
+            )
         if self.sigma_min < 0 or (self.sigma_max and not self.sigma_min < self.sigma_max):
             raise WrongUse(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
         falling = all(a > b >= 0 for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
-        if self.sigmas and (len(self.sigmas) < 2 or not falling):
-            raise WrongUse("sigmas must be two noise levels or more, each smaller than the one before")
+        if self.sigmas and (len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0):
+            raise WrongUse(
+                "sigmas must be falling noise levels, the last of them 0",
+                "write --sigmas 80,10,1,0 --steps 3",
+            )
         if self.sigmas and self.steps != len(self.sigmas) - 1:
             raise WrongUse(
                 f"the noise levels given are of {len(self.sigmas) - 1} steps, not of {self.steps}",
@@ -102,6 +115,12 @@ class DiffusionModel(Model):
             raise WrongUse("guidance needs a model that knows labels", "leave guidance at 1 for this model")
         if options.negative is not None and not 0 <= options.negative < denoiser.classes:
             raise WrongUse(f"label {options.negative} is out of range", f"classes: {denoiser.classes}")
+        if options.compose and options.negative is not None:
+            raise WrongUse("composed classes have weights of their own", "give the class a negative weight")
+        if options.variance == "learned" and not denoiser.learned_variance:
+            raise WrongUse(
+                "this model has learned no variances", "take --variance small or large, or train iddpm or adm"
+            )
         takes_after(self, denoiser)
         self.classes = denoiser.classes if guide is None else guide.around(denoiser, Strength()).classes
         self.guided()  # raises what is wrong with the options now, not at the first image
@@ -177,7 +196,7 @@ class DiffusionModel(Model):
         cut to [-1, 1], as improved DDPM's are. terms: how many of its steps are looked at; 0: all.
         """
         denoiser = self.using(threshold=1.0).guided()
-        wants = "learned" if getattr(self.denoiser, "learned_variance", False) else "large"
+        wants = "learned" if self.denoiser.learned_variance else "large"
         variance, sigmas = self.options.variance or wants, chain_of(self.denoiser.schedule)
         return variational_bound(denoiser, image, sigmas, condition, variance=variance, terms=terms)
 
@@ -192,8 +211,14 @@ def noise_levels(options: DiffusionOptions, own: Schedule) -> tuple[float, ...]:
 
 def ends(options: DiffusionOptions, followed: Schedule) -> tuple[float, float]:
     """The smallest and the largest noise level: those asked for, else the schedule's."""
-    low, high = followed.ends()
-    return options.sigma_min or low, options.sigma_max or high
+    own = followed.ends()
+    low, high = options.sigma_min or own[0], options.sigma_max or own[1]
+    if not low < high:
+        raise WrongUse(
+            f"the smallest noise level, {low:g}, must be below the largest, {high:g}",
+            f"the schedule's own are {own[0]:g} and {own[1]:g}",
+        )
+    return low, high
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diptych.diffusion.model import DiffusionModel, Sight
-from diptych.diffusion.samplers import GRIDS, SAMPLERS
+from diptych.diffusion.model import DiffusionModel, Sight, noise_levels
+from diptych.diffusion.samplers import SAMPLERS
 from diptych.errors import WrongUse
 from diptych.model import Condition, Noise
 
 Array = NDArray[np.float64]
-USUAL = ("karras", "trailing")  # the grids that the found one must beat
+# the grids that the found one must beat, as options; trailing has the schedule's own ends
+USUAL: dict[str, dict[str, Any]] = {
+    "karras": {"grid": "karras", "sigmas": ()},
+    "trailing": {"grid": "trailing", "sigmas": (), "sigma_min": 0.0, "sigma_max": 0.0},
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ def tune(
     batch: images at once. Raises WrongUse where the sampler draws noise.
     """
     check(model, steps, fine)
+    if len(seeds) < 2 or len(others) < 2:
+        raise WrongUse(f"{min(len(seeds), len(others))} seeds have no spread", "take 2 or more on each side")
     if set(seeds) & set(others):
         raise WrongUse("the levels must be measured on other seeds than they are found on")
     levels = candidates(model, fine)
@@ -85,7 +92,7 @@ def tune(
     compared = {"found": found} | {name: usual(model, name, steps) for name in USUAL}
     errors = {name: difference(exam, grid) for name, grid in compared.items()}
     tuned = Tuned(model, tuple(found), errors)
-    better = {"sigmas": tuned.sigmas} if tuned.best == "found" else {"grid": tuned.best, "sigmas": ()}
+    better = {"sigmas": tuned.sigmas} if tuned.best == "found" else USUAL[tuned.best]
     return Tuned(model.using(steps=steps, **better), tuned.sigmas, errors)
 
 
@@ -103,8 +110,9 @@ def check(model: DiffusionModel, steps: int, fine: int) -> None:
 
 
 def usual(model: DiffusionModel, name: str, steps: int) -> list[float]:
-    """The levels of a grid on the model's own schedule."""
-    return GRIDS[name](steps, *model.denoiser.schedule.ends(), model.denoiser.schedule)
+    """The levels of a grid, as the model would visit them."""
+    options = replace(model.options, **{"steps": steps, **USUAL[name]})
+    return list(noise_levels(options, model.denoiser.schedule))
 
 
 def candidates(model: DiffusionModel, fine: int) -> list[float]:
@@ -172,12 +180,12 @@ def moved(cases: Sequence[Case], grids: Sequence[Sequence[float]], rounds: int) 
 
 def paths(cases: Sequence[Case], levels: Sequence[float], steps: int) -> list[list[int]]:
     """The best choices of levels, as places in `levels`, by several ways to see a step and to add errors."""
-    products, spread = np.zeros((2 * len(levels), 2 * len(levels))), 0.0
+    products = np.zeros((2 * len(levels), 2 * len(levels)))
+    spread = torch.cat([case.solution for case in cases]).var(0).mean().item()
     for case in cases:
         assert case.seen is not None
         flat = case.seen.flatten(1).double()
         products += (flat @ flat.T).cpu().numpy() / flat.shape[1] / len(cases)
-        spread += case.solution.std(0).square().mean().item() / len(cases)
     found = []
     for kind in ("euler", "two", "trapezoid"):
         errors = step_errors(products, levels, kind) * reaches_the_end(levels, math.sqrt(spread))

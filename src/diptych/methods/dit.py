@@ -28,6 +28,7 @@ def dit(
     patch: int = 0,
     batch: int = 64,
     lr: float = 0.0,
+    checkpointing: bool = False,
     label_dropout: float = 0.1,
     target: str = "flow",
     shift: float = 0.0,
@@ -50,6 +51,8 @@ def dit(
         Images a step.
     lr
         Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.4 / width.
+    checkpointing
+        Compute activations again in the backward pass: a third slower, a fraction of the memory.
     label_dropout
         Share of images trained without their label, for classifier-free guidance.
     target
@@ -85,6 +88,7 @@ def dit(
         patch=patch or max(1, 2 ** ((shortest - 1).bit_length() - 4)),
         positions=positions,
         qk_norm=qk_norm,
+        checkpointing=checkpointing,
     )
     line = target == "flow"
     schedule = Flow(shift or max(1.0, shortest / 32)) if line else Cosine()

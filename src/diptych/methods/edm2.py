@@ -45,6 +45,7 @@ def edm2(
     lr: float = 0.0,
     decay: float = 0.07,
     dropout: float = 0.0,
+    checkpointing: bool = False,
     label_dropout: float = 0.1,
     sigma_data: float = 0.5,
     P_mean: float = -0.8,
@@ -69,6 +70,8 @@ def edm2(
         Share of training after which the learning rate falls as 1 / sqrt(images); 0: never.
     dropout
         Inside residual blocks; 0.1 helps where images are few.
+    checkpointing
+        Compute activations again in the backward pass: a third slower, a fraction of the memory.
     label_dropout
         Share of images trained without their label, for classifier-free guidance.
     sigma_data
@@ -98,6 +101,7 @@ def edm2(
         blocks=blocks or (1 if shortest <= 16 else 2),
         attention=1,
         dropout=dropout,
+        checkpointing=checkpointing,
     )
     method = Denoising(
         EDMDenoiser(in_units(network, data), sigma_data),

@@ -18,6 +18,7 @@ from diptych.diffusion.denoiser import Denoiser, ScheduleDenoiser, each
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import logit_normal_times, uniform, uniform_times
 from diptych.diffusion.schedules import Flow
+from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Condition, Loss
 from diptych.methods.denoising import DenoiserMethod, Denoising, by_size, load_denoiser, unet_for
 from diptych.model import Noise
@@ -62,15 +63,18 @@ class Reflow(DenoiserMethod):
 @torch.no_grad()
 def coupled(teacher: DiffusionModel, pairs: int, batch: int = 256) -> Pairs:
     """So many pairs of a noise and the image that a teacher makes of it."""
+    if pairs < 1:
+        raise WrongUse(f"pairs must be at least 1, not {pairs}")
+    device = next(teacher.parameters()).device
     images, noises, labels = [], [], []
     for start in range(0, pairs, batch):
         seeds = range(start, min(pairs, start + batch))
-        noise, drawn = Noise(seeds).recorded()
+        noise, drawn = Noise(seeds, device).recorded()
         label = teacher.labels_for(list(seeds))
-        images.append(teacher(noise, Condition(label=label)))
-        noises.append(drawn[0])
+        images.append(teacher(noise, Condition(label=label).to(device)).cpu())
+        noises.append(drawn[0].cpu())
         labels.append(torch.zeros(len(seeds), dtype=torch.int64) if label is None else label)
-    return Pairs(torch.cat(images).clone(), torch.cat(noises).clone(), torch.cat(labels))
+    return Pairs(torch.cat(images), torch.cat(noises), torch.cat(labels))
 
 
 @lru_cache(maxsize=1)
