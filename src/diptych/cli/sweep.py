@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -15,6 +15,10 @@ def sweep(
     run: Annotated[str, Parameter(help="A run, a saved model or a diffusers pipeline.")],
     *,
     against: Annotated[str | None, Parameter(help="A data set. Else the held-out data of the run.")] = None,
+    split: Annotated[
+        Literal["auto", "held_out", "all"],
+        Parameter(help="Which images of it. auto: held out where RUN is a run, else all."),
+    ] = "auto",
     n: Annotated[int, Parameter(help="Fakes and reals looked at, at most.")] = 2000,
     ruler: Annotated[str, Parameter(help="builtin, inception:FILE, dinov2:DIRECTORY, clip:DIRECTORY.")] = (
         "builtin"
@@ -55,6 +59,7 @@ def sweep(
         steps_between(text),
         options=fixed,
         against=against,
+        split=split,
         n=n,
         rulers=[ruler],
         metrics=metric or ["fid", "precision_recall", "density_coverage"],
