@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--recipes", default="ddpm,edm,flow,dit")
     parser.add_argument("--budget", default="1h", help="of each; or name=budget, comma separated")
     parser.add_argument("--steps", default=",".join(map(str, STEPS)))
+    parser.add_argument("--sampler", help="the same for all; as each recipe has it unless given")
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work", type=Path, default=Path("runs"))
@@ -56,7 +57,8 @@ def main() -> None:
         for name in names
     }
     steps = [int(part) for part in given.steps.split(",")]
-    found = {name: measured(run, data, steps, given.n) for name, run in runs.items()}
+    options = {"sampler": given.sampler} if given.sampler else {}
+    found = {name: measured(run, data, steps, given.n, options) for name, run in runs.items()}
     text = table(runs, found, budgets)
     print(text)
     if given.out:
@@ -72,15 +74,17 @@ def planned(data: DataSet, budgets: dict[str, str]) -> None:
         print(f"{name}: {expected.images:,} images, {rate:.1f} a second, {flop:.2f} GFLOP each", flush=True)
 
 
-def measured(run: Run, data: DataSet, steps: list[int], n: int) -> Sweep:
+def measured(run: Run, data: DataSet, steps: list[int], n: int, options: dict[str, str]) -> Sweep:
     """Scores at each number of steps, measured once and kept beside the run."""
-    kept = run.path / "sweeps" / "steps.json"
+    kept = run.path / "sweeps" / options.get("sampler", "own") / "steps.json"
     if kept.exists():
         tree = json.loads(kept.read_text())
         if tree["values"] == steps and tree["reports"][0]["ruler"]["n"] == n:
             reports = tuple(Report.from_json(report) for report in tree["reports"])
             return Sweep("steps", tuple(tree["values"]), reports, tree["model"])
-    found = sweep(run.path, "steps", steps, against=data, n=n, metrics=METRICS, split="held_out")
+    found = sweep(
+        run.path, "steps", steps, options=options, against=data, n=n, metrics=METRICS, split="held_out"
+    )
     found.save(kept.parent)
     return found
 

@@ -139,7 +139,7 @@ def test_images_without_a_line_have_none(tmp_path: Path) -> None:
     assert "3 images have no line, or gaps in it" in {i.what for i in data.card.incidents}
     network = in_units(Spy(2), data.train)
     assert isinstance(network, Attributed)
-    assert all(map(math.isfinite, (*network.mean.tolist(), *network.deviation.tolist())))
+    assert all(map(math.isfinite, (*network.units.mean.tolist(), *network.units.deviation.tolist())))
     assert not any(math.isnan(value) for example in network.examples for value in example)
 
 

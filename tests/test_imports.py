@@ -30,7 +30,7 @@ LAW: dict[str, set[str]] = {
     "track": {"method", "model"},
     "networks": {"errors", "saveable", "networks"},
     "diffusion": {"errors", "model", "saveable", "diffusion"},
-    "adversarial": {"errors", "model", "saveable", "adversarial"},
+    "adversarial": {"errors", "model", "method", "saveable", "adversarial", "networks"},
     "recipe": {"errors", "method", "data"},
     "methods": {
         "errors",
@@ -42,6 +42,7 @@ LAW: dict[str, set[str]] = {
         "networks",
         "data",
         "runs",
+        "saveable",
         "methods",
     },
     "training": {"errors", "method", "data", "recipe", "device"},

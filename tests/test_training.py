@@ -96,15 +96,15 @@ class Breaks(Exception):
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """From this step on the second phase of r3gan is not finite."""
-    from diptych.methods.r3gan import R3GAN
+    from diptych.methods.adversarial import Adversarial
 
-    healthy = R3GAN.generator_loss
+    healthy = Adversarial.generator_loss
 
-    def loss(self: R3GAN, batch: Batch, clock: Clock) -> Loss:
+    def loss(self: Adversarial, batch: Batch, clock: Clock) -> Loss:
         value, logs = healthy(self, batch, clock)
         return value * (math.nan if clock.step >= at else 1), logs
 
-    monkeypatch.setattr(R3GAN, "generator_loss", loss)
+    monkeypatch.setattr(Adversarial, "generator_loss", loss)
 
 
 def test_nan_stops_names_the_phase_and_keeps_the_checkpoint(

@@ -242,6 +242,7 @@ class Loop:
     def tick(self, before: int) -> None:
         """A look at the averaged model, a log line, a checkpoint. The last step began at `before` images."""
         training, model = self.training, self.training.average
+        training.settle()
         line: dict[str, Any] = {
             "images": training.images,
             "step": training.steps,

@@ -83,6 +83,9 @@ class Method(nn.Module, ABC):
         """What `--compile` compiles: nothing that is differentiated twice, as penalised critics are."""
         return self.model.networks()
 
+    def settle(self, model: Model, clock: Clock) -> None:
+        """Makes averaged weights ready to be looked at, at each tick: batch norms and the like."""
+
     @abstractmethod
     def phases(self) -> Sequence[Phase]:
         """The turns of one training step, in order. Called once, after the method is on its device."""

@@ -124,6 +124,10 @@ class Training:
             for kept, new in zip(self.average.buffers(), self.method.model.buffers(), strict=True):
                 kept.copy_(new)
 
+    def settle(self) -> None:
+        """Makes the averaged weights ready to be looked at; the next step takes buffers over again."""
+        self.method.settle(self.average, self.clock)
+
     def check_finite(self) -> None:
         """Raises Diverged, naming the phase that was first to meet a number that is not finite.
 

@@ -1,14 +1,52 @@
-"""LatentModel: a generator network seen as a Model. One call, one image."""
+"""A generator network seen as a Model: one call, one image; and where an image lies in latent space."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from diptych.errors import WrongUse
-from diptych.model import Condition, Model, Noise
+from diptych.model import Condition, Model, Noise, takes_after
 from diptych.saveable import saveable
+
+
+class GeneratorModel(Model):
+    """A Model with a latent space: an image is `render(latents(noise, condition), condition, noise)`.
+
+    Latents are (B, L, D): one vector (L = 1), or one style for each layer.
+    units: changes continuous labels from the user's units to the network's, and knows their names.
+    """
+
+    network: Any  # an nn.Module with more attributes than one has
+
+    def __init__(self, network: nn.Module, options: Any, units: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network, self.options, self.units = network, options, units
+        takes_after(self, network)
+        if units is not None:
+            takes_after(self, units)
+
+    def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
+        """Images (B, C, H, W) in about [-1, 1]."""
+        return self.render(self.latents(noise, condition), condition, noise)
+
+    @abstractmethod
+    def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
+        """Points of latent space (B, L, D), truncated as the options say."""
+
+    @abstractmethod
+    def render(
+        self, latents: Tensor, condition: Condition = Condition(), noise: Noise | None = None
+    ) -> Tensor:
+        """Images of points in latent space. noise: for what is drawn beside them; without it, none is."""
+
+    def heard(self, condition: Condition) -> Tensor | None:
+        """The label as networks are told it."""
+        label = condition.label
+        return label if self.units is None or label is None else self.units(label)
 
 
 @saveable
@@ -24,18 +62,26 @@ class LatentOptions:
 
 
 @saveable
-class LatentModel(Model):
-    """A network that maps a latent vector, and a label where there are classes, to an image.
+class LatentModel(GeneratorModel):
+    """A network that maps a latent vector, and a label where there are labels, to an image.
 
     The network has `latent`, `image_shape`, `classes`, and is called as network(z, label) with z (B, latent).
     """
 
-    def __init__(self, network: nn.Module, options: LatentOptions = LatentOptions()) -> None:
-        super().__init__()
-        self.network, self.options = network, options
-        self.image_shape, self.classes = network.image_shape, network.classes  # type: ignore[assignment]
+    def __init__(
+        self,
+        network: nn.Module,
+        options: LatentOptions = LatentOptions(),
+        units: nn.Module | None = None,
+    ) -> None:
+        super().__init__(network, options, units)
 
-    def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
-        """Images (B, C, H, W) in about [-1, 1]."""
-        z = noise.normal(self.network.latent) * self.options.truncation  # type: ignore[arg-type]
-        return self.network(z, condition.label)  # type: ignore[no-any-return]
+    def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
+        """Normal vectors (B, 1, latent)."""
+        return noise.normal(self.network.latent)[:, None] * self.options.truncation  # type: ignore[no-any-return]
+
+    def render(
+        self, latents: Tensor, condition: Condition = Condition(), noise: Noise | None = None
+    ) -> Tensor:
+        """latents (B, 1, latent)."""
+        return self.network(latents[:, 0], self.heard(condition))  # type: ignore[no-any-return]

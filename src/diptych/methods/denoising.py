@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,9 +14,11 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import Levels, Uncertainty, Weight
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, warmup_cosine
+from diptych.methods.units import units_of
 from diptych.networks.labels import Attributed
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
+from diptych.saveable import arguments
 
 Optimize = Callable[[nn.Module, float], torch.optim.Optimizer]  # over a module's parameters, at this rate
 
@@ -114,25 +115,10 @@ def unet_for(
     return in_units(network, data)
 
 
-def in_units(network: nn.Module, data: Images, most: int = 256) -> nn.Module:
-    """A network of `data.told` attributes, told them in the data's own units; as it is where there are none.
-
-    It keeps the attributes of at most `most` images, to be asked for where none are.
-    """
-    if not data.told or data.attributes is None:
-        return network
-    known = data.attributes[~np.isnan(data.attributes).any(1)].astype(np.float64)
-    if not len(known):
-        raise WrongUse("no image has all of its attributes", "choose fewer of them with --attributes")
-    deviation = known.std(0)
-    examples = known[:: -(-len(known) // most)].astype(np.float32).tolist()
-    return Attributed(
-        network,
-        data.attribute_names,
-        tuple(known.mean(0).tolist()),
-        tuple(np.where(deviation > 0, deviation, 1.0).tolist()),
-        tuple(map(tuple, examples)),
-    )
+def in_units(network: nn.Module, data: Images) -> nn.Module:
+    """A network of `data.told` attributes, in the data's own units; as it is where there are none."""
+    units = units_of(data)
+    return network if units is None else Attributed(network, **arguments(units))
 
 
 def by_size(data: Images, width: int, blocks: int, lr: float) -> tuple[int, int, float]:

@@ -34,15 +34,61 @@ class LabelEmbedding(nn.Module):
         return torch.where(unknown, self.none, self.linear(label.nan_to_num()))
 
 
+class LabelVector(nn.Module):
+    """A label to a vector, for networks that are always told one; "no label" is the mean of all labels.
+
+    Classes are int64 (B,); attributes float (B, K) in the network's units, not-a-number for the mean.
+    """
+
+    def __init__(self, width: int, *, classes: int = 0, attributes: int = 0) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes, width) if classes else None
+        self.linear = nn.Linear(attributes, width) if attributes and not classes else None
+
+    def forward(self, label: Tensor | None, n: int) -> Tensor:
+        """(n, width)."""
+        if self.table is not None:
+            return self.table.weight.mean(0).expand(n, -1) if label is None else self.table(label)
+        if self.linear is None:
+            raise TypeError("there are no labels here")
+        return self.linear.bias.expand(n, -1) if label is None else self.linear(label.nan_to_num())
+
+
+def label_vector(width: int, classes: int, attributes: int) -> LabelVector | None:
+    """None where there are no labels."""
+    return LabelVector(width, classes=classes, attributes=attributes) if classes or attributes else None
+
+
 @saveable
-class Attributed(nn.Module):
-    """A network that is asked for attributes in the user's own units: it hears them with mean 0, deviation 1.
+class Units(nn.Module):
+    """Attributes in the user's own units, (B, K), as networks hear them: with mean 0 and deviation 1.
 
     examples: some that images had, (N, K), to be asked for where none are.
     """
 
     mean: Tensor
     deviation: Tensor
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        mean: tuple[float, ...],
+        deviation: tuple[float, ...],
+        examples: tuple[tuple[float, ...], ...] = (),
+    ) -> None:
+        super().__init__()
+        self.attribute_names, self.attributes, self.examples = names, len(names), examples
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """label (B, K), not-a-number for none."""
+        return (label - self.mean) / self.deviation
+
+
+@saveable
+class Attributed(nn.Module):
+    """A network that is asked for attributes in the user's own units (see `Units`)."""
 
     def __init__(
         self,
@@ -53,12 +99,11 @@ class Attributed(nn.Module):
         examples: tuple[tuple[float, ...], ...] = (),
     ) -> None:
         super().__init__()
-        self.network, self.attribute_names, self.examples = network, names, examples
+        self.network, self.units = network, Units(names, mean, deviation, examples)
         self.image_shape, self.classes, self.attributes = network.image_shape, 0, len(names)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("deviation", torch.tensor(deviation), persistent=False)
+        self.attribute_names, self.examples = names, examples
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
         """As the network; label (B, K), not-a-number for none."""
-        heard = None if label is None else (label - self.mean) / self.deviation
+        heard = None if label is None else self.units(label)
         return self.network(x, level, heard)  # type: ignore[no-any-return]

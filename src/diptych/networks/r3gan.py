@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.networks.labels import label_vector
 from diptych.saveable import saveable
 
 
@@ -33,6 +34,7 @@ class R3Generator(nn.Module):
         image_shape: tuple[int, int, int],
         *,
         classes: int = 0,
+        attributes: int = 0,
         latent: int = 64,
         width: int = 64,
         largest: int = 256,
@@ -40,12 +42,14 @@ class R3Generator(nn.Module):
         group: int = 16,
     ) -> None:
         super().__init__()
-        self.image_shape, self.classes, self.latent = image_shape, classes, latent
+        self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
+        self.latent = latent
         doublings, h, w = pyramid(image_shape)
         channels = widths(width, doublings, largest)
         depth = blocks * len(channels)
-        self.label = nn.Embedding(classes, latent) if classes else None
-        self.project = scaled(nn.Linear(latent * (2 if classes else 1), channels[0], bias=False))
+        self.label = label_vector(latent, classes, attributes)
+        told = latent if self.label is None else 2 * latent
+        self.project = scaled(nn.Linear(told, channels[0], bias=False))
         self.basis = nn.Parameter(torch.randn(channels[0], h, w))
         self.stages = nn.ModuleList()
         for level, c in enumerate(channels):
@@ -54,10 +58,9 @@ class R3Generator(nn.Module):
         self.to_image = scaled(nn.Conv2d(channels[-1], image_shape[0], 1, bias=False))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """z (B, latent), label (B,) int64; without a label the classes' mean is taken."""
+        """z (B, latent), label (B,) int64 or (B, K); without a label the mean of all is taken."""
         if self.label is not None:
-            named = self.label.weight.mean(0).expand_as(z) if label is None else self.label(label)
-            z = torch.cat([z, named], 1)
+            z = torch.cat([z, self.label(label, z.shape[0])], 1)
         x = self.project(z)[:, :, None, None] * self.basis
         for stage in self.stages:
             x = stage(x)
@@ -74,6 +77,7 @@ class R3Critic(nn.Module):
         image_shape: tuple[int, int, int],
         *,
         classes: int = 0,
+        attributes: int = 0,
         width: int = 64,
         largest: int = 256,
         blocks: int = 2,
@@ -91,11 +95,16 @@ class R3Critic(nn.Module):
             self.stages.append(nn.Sequential(*(Block(c, group, depth) for _ in range(blocks)), *shrink))
         c = channels[-1]
         self.basis = scaled(nn.Conv2d(c, c, (h, w), groups=c, bias=False))
-        self.project = scaled(nn.Linear(c, c if classes else 1, bias=False))
-        self.label = nn.Embedding(classes, c) if classes else None
+        self.label = label_vector(c, classes, attributes)
+        self.project = scaled(nn.Linear(c, 1 if self.label is None else c, bias=False))
+
+    def parts(self) -> list[nn.Module]:
+        """Those that can be frozen, from the image on."""
+        last = [m for m in (self.basis, self.project, self.label) if m is not None]
+        return [nn.ModuleList([self.from_image, self.stages[0]]), *self.stages[1:], nn.ModuleList(last)]
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-        """image (B, C, H, W) in [-1, 1], label (B,) int64."""
+        """image (B, C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
         height, width = image.shape[2:]
         x = self.from_image(F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
         for stage in self.stages:
@@ -103,8 +112,7 @@ class R3Critic(nn.Module):
         seen: Tensor = self.project(self.basis(x).flatten(1))
         if self.label is None:
             return seen.squeeze(1)
-        named = self.label.weight.mean(0) if label is None else self.label(label)
-        return (seen * named).sum(1) / math.sqrt(seen.shape[1])
+        return (seen * self.label(label, seen.shape[0])).sum(1) / math.sqrt(seen.shape[1])  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

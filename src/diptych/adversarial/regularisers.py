@@ -1,0 +1,83 @@
+"""What is added to a generator's loss: path length, orthogonality."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from diptych.method import Batch, Clock, Loss
+
+
+class Regulariser(nn.Module, ABC):
+    """A term of the generator's loss; its state, where it has one, is saved with the method.
+
+    every: 1: together with the loss; k: a phase of its own at each k-th of the generator's steps, k times as
+    heavy.
+    """
+
+    name: str
+    every: int = 1
+    twice: bool = False  # whether it differentiates the generator twice, which a compiled one cannot be
+
+    @abstractmethod
+    def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
+        """The weighted term, a scalar, and its unweighted size under its name."""
+
+
+class PathLength(Regulariser):
+    """A step of one length in style space moves images by one length (StyleGAN2, Karras et al., 2020,
+    arXiv:1912.04958, equation 4).
+
+    The generator has `mapping(z, label) -> styles (B, L, D)` and `synthesis(styles)`. shrink: the term is
+    computed on that fraction of the batch.
+    """
+
+    name = "path_length"
+    twice = True
+    mean: Tensor
+
+    def __init__(self, weight: float = 2.0, *, decay: float = 0.01, shrink: int = 2, every: int = 4) -> None:
+        super().__init__()
+        self.weight, self.decay, self.shrink, self.every = weight, decay, shrink, every
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
+        """weight (||J^T y|| - a)^2, with a the running mean of the lengths."""
+        n = max(1, batch.image.shape[0] // self.shrink)
+        label = batch.condition.label
+        z = torch.randn(n, generator.latent, device=batch.image.device)  # type: ignore[call-overload]
+        styles = generator.mapping(z, None if label is None else label[:n])  # type: ignore[operator]
+        image = generator.synthesis(styles)  # type: ignore[operator]
+        y = torch.randn_like(image) / math.sqrt(image.shape[2] * image.shape[3])
+        (slope,) = torch.autograd.grad((image * y).sum(), styles, create_graph=True)
+        length = (slope.square().sum(2).mean(1) + 1e-12).sqrt()
+        with torch.no_grad():
+            self.mean.lerp_(length.detach().mean().float(), self.decay)
+        size = (length - self.mean.clone()).square().mean()
+        return self.weight * size, {self.name: size.detach(), "path": length.detach().mean()}
+
+
+class Orthogonal(Regulariser):
+    """weight ||W W^T o (1 - I)||^2 over the generator's matrices (BigGAN, Brock et al., 2019,
+    arXiv:1809.11096, equation 3); embeddings are left alone."""
+
+    name = "orthogonal"
+
+    def __init__(self, weight: float = 1e-4, every: int = 1) -> None:
+        super().__init__()
+        self.weight, self.every = weight, every
+
+    def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
+        """Looks at weights only: each row is one filter."""
+        layers = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        size = torch.stack([overlap(layer.weight.flatten(1)) for layer in layers]).sum()
+        return self.weight * size, {self.name: size.detach()}
+
+
+def overlap(matrix: Tensor) -> Tensor:
+    """Sum of the squared inner products of different rows: (out, in) -> ()."""
+    products = matrix @ matrix.T
+    return products.square().sum() - products.diagonal().square().sum()

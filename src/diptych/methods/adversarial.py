@@ -1,0 +1,220 @@
+"""What GANs share: a critic's turn, a generator's turn, the lazy terms, augmentation, frozen layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from diptych.adversarial.latent import GeneratorModel, LatentModel
+from diptych.adversarial.look import Look
+from diptych.adversarial.losses import game
+from diptych.adversarial.penalties import Penalty
+from diptych.adversarial.regularisers import Regulariser
+from diptych.adversarial.standing import standing_statistics
+from diptych.data.images import Images
+from diptych.errors import WrongUse
+from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, constant
+from diptych.model import Model
+
+Grow = Callable[[nn.Module, Clock], None]  # sets what of a network depends on the clock
+
+
+class Adversarial(Method):
+    """A critic and a generator that take turns.
+
+    loss: one of `diptych.adversarial.losses.GAMES`. augment: what the critic sees images through, reals and
+    fakes alike; where it has `observe(real_logit)`, it is told how the reals fare. critic_steps: turns of the
+    critic for one of the generator. frozen: so many of the critic's first stages hold still ("Freeze-D").
+    clip_weights: WGAN's box for the critic's weights. grow: is given both networks before each turn.
+    """
+
+    def __init__(
+        self,
+        model: GeneratorModel | nn.Module,
+        critic: nn.Module,
+        *,
+        loss: str = "non-saturating",
+        penalties: Sequence[Penalty] = (),
+        regularisers: Sequence[Regulariser] = (),
+        augment: nn.Module | None = None,
+        lr: float | tuple[float, float] = 2e-4,
+        betas: tuple[float, float] = (0.0, 0.99),
+        lr_scale: Schedule = constant,
+        critic_steps: int = 1,
+        frozen: int = 0,
+        clip_weights: float = 0.0,
+        grow: Grow | None = None,
+    ) -> None:
+        super().__init__()
+        self.model: GeneratorModel = model if isinstance(model, GeneratorModel) else LatentModel(model)
+        self.critic, self.augment = critic, augment or nn.Identity()
+        self.penalties, self.regularisers = tuple(penalties), tuple(regularisers)
+        self.terms = nn.ModuleList([*penalties, *regularisers])  # so that their state is saved
+        self.game = game(loss)
+        self.lr = lr if isinstance(lr, tuple) else (lr, lr)  # of the generator, of the critic
+        self.betas, self.lr_scale, self.critic_steps = betas, lr_scale, critic_steps
+        self.frozen, self.clip_weights, self.grow = frozen, clip_weights, grow
+
+    @property
+    def generator(self) -> nn.Module:
+        """The network in training, as the model sees it."""
+        return self.model.network  # type: ignore[no-any-return]
+
+    def phases(self) -> Sequence[Phase]:
+        """The critic, its lazy penalties, the generator, its lazy terms."""
+        trained = nn.ModuleList(unfrozen(self.critic, self.frozen))
+        critic = adam(trained, self.lr[1], betas=self.betas)
+        generator = adam(self.generator, self.lr[0], betas=self.betas)
+        phase = partial(Phase, lr_scale=self.lr_scale)
+        return [
+            phase("critic", self.critic_loss, critic),
+            *(
+                phase(penalty.name, partial(self.critic_term, penalty), critic, every=penalty.every)
+                for penalty in self.penalties
+                if penalty.every > 1
+            ),
+            phase("generator", self.generator_loss, generator, every=self.critic_steps),
+            *(
+                phase(
+                    term.name,
+                    partial(self.generator_term, term),
+                    generator,
+                    every=self.critic_steps * term.every,
+                )
+                for term in self.regularisers
+                if term.every > 1
+            ),
+        ]
+
+    def compilable(self) -> Sequence[nn.Module]:
+        """The generator, unless a term differentiates it twice."""
+        return () if any(term.twice for term in self.regularisers) else self.model.networks()
+
+    def settle(self, model: Model, clock: Clock) -> None:
+        """Growing networks are set to the clock, batch norms to their standing statistics."""
+        assert isinstance(model, GeneratorModel)
+        if self.grow is not None:
+            self.grow(model.network, clock)
+        standing_statistics(model)
+
+    def critic_loss(self, batch: Batch, clock: Clock) -> Loss:
+        """The critic's side, with the penalties that are not lazy, on the same logits."""
+        look = self.look(batch, clock)
+        if self.clip_weights:
+            clip(self.critic, self.clip_weights)
+        loss = self.game.critic(look.real_logit, look.fake_logit)
+        logs = told(look)
+        if observe := getattr(self.augment, "observe", None):
+            logs |= observe(look.real_logit.detach(), batch.image.shape[0])
+        for penalty in self.penalties:
+            if penalty.every == 1:
+                term, sizes = penalty(look, clock)
+                loss, logs = loss + term, {**logs, **sizes}
+        return loss, logs
+
+    def critic_term(self, penalty: Penalty, batch: Batch, clock: Clock) -> Loss:
+        """A lazy penalty, as heavy as all the steps that it skips."""
+        term, sizes = penalty(self.look(batch, clock), clock)
+        return term * penalty.every, sizes
+
+    def generator_loss(self, batch: Batch, clock: Clock) -> Loss:
+        """The generator's side, with the terms that are not lazy."""
+        self.set_clock(clock)
+        batch = self.heard(batch)
+        label = batch.condition.label
+        fake_logit = self.judge(self.fakes(batch), label)
+        real_logit = fake_logit.detach()
+        if self.game.compares:
+            with torch.no_grad():
+                real_logit = self.judge(batch.image, label)
+        loss = self.game.generator(fake_logit, real_logit)
+        logs: dict[str, Tensor] = {}
+        for term in self.regularisers:
+            if term.every == 1:
+                size, sizes = term(self.generator, batch, clock)
+                loss, logs = loss + size, {**logs, **sizes}
+        return loss, logs
+
+    def generator_term(self, term: Regulariser, batch: Batch, clock: Clock) -> Loss:
+        """A lazy term of the generator, as heavy as all the steps that it skips."""
+        self.set_clock(clock)
+        size, sizes = term(self.generator, self.heard(batch), clock)
+        return size * term.every, sizes
+
+    def look(self, batch: Batch, clock: Clock) -> Look:
+        """What the critic sees of this batch."""
+        self.set_clock(clock)
+        batch = self.heard(batch)
+
+        def generate() -> Tensor:
+            with torch.no_grad():
+                return self.fakes(batch)
+
+        return Look(self.judge, batch.image, batch.condition.label, generate)
+
+    def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
+        """Logits (B,) of images seen through the augmentation."""
+        return self.critic(self.augment(image), label)  # type: ignore[no-any-return]
+
+    def fakes(self, batch: Batch) -> Tensor:
+        """One fake for each real, with its label."""
+        z = torch.randn(batch.image.shape[0], self.generator.latent, device=batch.image.device)  # type: ignore[call-overload]
+        return self.generator(z, batch.condition.label)  # type: ignore[no-any-return]
+
+    def heard(self, batch: Batch) -> Batch:
+        """The batch with labels as networks are told them."""
+        return Batch(batch.image, replace(batch.condition, label=self.model.heard(batch.condition)))
+
+    def set_clock(self, clock: Clock) -> None:
+        """Tells networks that grow where training stands."""
+        if self.grow is not None:
+            for network in (self.generator, self.critic):
+                self.grow(network, clock)
+
+
+def told(look: Look) -> dict[str, Tensor]:
+    """What the log says of a critic: mean logits, their gap, the share of reals above 0 less that below.
+
+    The last is the sign statistic r_t, which nears 1 where a critic has learned its reals by heart (Karras et
+    al., 2020, arXiv:2006.06676, equation 1).
+    """
+    real, fake = look.real_logit.detach(), look.fake_logit.detach()
+    return {
+        "real_logit": real.mean(),
+        "fake_logit": fake.mean(),
+        "logit_gap": (real - fake).mean(),
+        "real_sign": real.sign().mean(),
+    }
+
+
+def unfrozen(critic: nn.Module, frozen: int) -> list[nn.Module]:
+    """The parts of a critic that train: all but its first `frozen` stages, and what leads into them.
+
+    A critic that can be frozen names its parts in order, from the image on, in `parts()`. Mo et al., 2020,
+    arXiv:2002.10964.
+    """
+    if not frozen:
+        return [critic]
+    parts: Iterable[nn.Module] = getattr(critic, "parts", lambda: [critic])()
+    kept = list(parts)
+    if frozen >= len(kept):
+        raise WrongUse(
+            f"this critic has {len(kept)} parts, so at most {len(kept) - 1} can be frozen, not {frozen}"
+        )
+    return kept[frozen:]
+
+
+@torch.no_grad()
+def clip(network: nn.Module, bound: float) -> None:
+    """Puts each weight back into [-bound, bound]."""
+    torch._foreach_clamp_min_(list(network.parameters()), -bound)
+    torch._foreach_clamp_max_(list(network.parameters()), bound)
+
+
+def labels_of(data: Images) -> dict[str, int]:
+    """What networks are to know of the labels."""
+    return {"classes": data.classes, "attributes": data.told}
