@@ -25,6 +25,7 @@ from diptych.model import Condition, Model, Noise, to_uint8
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.unet import UNet
 from diptych.runs import load_model, save_model
+from diptych.saveable import rebuilt
 
 SHAPE = (3, 10, 12)  # not square, and not a multiple of what the networks pad to
 
@@ -50,7 +51,8 @@ def gan(classes: int = 3, **options: float) -> LatentModel:
 
 
 def consistency(steps: int) -> DiffusionModel:
-    return diffusion(steps=steps, sampler="consistency", grid="geometric", sigma_min=0.0084)
+    options = DiffusionOptions(steps=steps, sampler="consistency", grid="geometric", sigma_min=0.0084)
+    return DiffusionModel(rebuilt(diffusion().denoiser, jumps=True), options).eval()
 
 
 MODELS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.autoguidance import autoguided
-from diptych.diffusion.denoiser import Denoiser, each
+from diptych.diffusion.denoiser import Denoiser, each, one_level
 from diptych.diffusion.guidance import (
     AutoGuided,
     ClassifierGuided,
@@ -111,6 +111,28 @@ def test_interval(mixture: Mixture) -> None:
     found = Guided(mixture, Strength(3.0, low=0.5, high=2.0))(X, SIGMA, ASKED)
     torch.testing.assert_close(found[[0, 2]], good[[0, 2]])  # 0.4 and 3.0 lie outside
     torch.testing.assert_close(found[1], Guided(mixture, 3.0)(X, SIGMA, ASKED)[1])
+
+
+def test_outside_the_interval_nothing_more_is_computed(mixture: Mixture) -> None:
+    """A sampler's own levels are known without asking the device: no second term there."""
+    sizes = []
+    hook = mixture.register_forward_hook(lambda module, inputs, result: sizes.append(len(inputs[0])))
+    guided = Guided(mixture, Strength(3.0, low=0.5, high=2.0))
+    weak = AutoGuided(mixture, mixture, Strength(3.0, low=0.5, high=2.0))
+    for level in (0.4, 1.0, 3.0):
+        sigma = one_level(level, X.device, X.dtype)
+        plain = torch.full((1,), level, dtype=X.dtype)
+        torch.testing.assert_close(guided(X, sigma, ASKED), guided(X, plain, ASKED))
+        torch.testing.assert_close(weak(X, sigma, ASKED), weak(X, plain, ASKED))
+    hook.remove()
+    n = len(X)
+    outside, inside = [n, 2 * n, n, n, n], [2 * n, 2 * n, n, n, n, n]
+    assert sizes == [*outside, *inside, *outside]
+
+
+def test_the_consistency_sampler_is_for_denoisers_that_jump(mixture: Mixture) -> None:
+    with pytest.raises(WrongUse, match="not trained to"):
+        DiffusionModel(mixture, DiffusionOptions(sampler="consistency"))
 
 
 def test_rescale_keeps_the_deviation(mixture: Mixture) -> None:

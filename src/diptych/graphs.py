@@ -33,12 +33,16 @@ def cuda_graph(call: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor
 
 @dataclass(frozen=True)
 class Captured:
-    """A replay, the tensors that it reads, and the one that it writes."""
+    """A replay, the tensors that it reads, and the one that it writes.
+
+    kept: what the model had worked out before; the graph reads it, so it must live as long.
+    """
 
     noise: Sequence[Tensor]
     label: Tensor | None
     replay: Callable[[], object]
     image: Tensor
+    kept: Sequence[object] = ()
 
     def __call__(self, noise: Sequence[Tensor], label: Tensor | None) -> Tensor:
         """Images (B, C, H, W) of this noise and these labels."""
@@ -98,7 +102,7 @@ class Graphed(Model):
             return self.model(Noise.given(noise), condition)  # type: ignore[no-any-return]
 
         call()  # what is kept between calls must not be made within the capture
-        return Captured(noise, kept, *self.capture(call))
+        return Captured(noise, kept, *self.capture(call), self.model.lasting())
 
 
 @contextmanager

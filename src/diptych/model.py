@@ -29,7 +29,10 @@ class Noise:
         streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
         def draw(shape: tuple[int, ...]) -> Tensor:
-            return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
+            values = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+            if torch.device(device).type == "cuda":  # from pinned memory the copy waits for nothing
+                values = values.pin_memory()
+            return values.to(device, non_blocking=True)
 
         self._draw: Draw = draw
 
@@ -41,6 +44,13 @@ class Noise:
         """
         noise, remaining = cls(()), iter(tensors)
         noise._draw = lambda shape: next(remaining)
+        return noise
+
+    @classmethod
+    def between(cls, one: Noise, other: Noise, mix: Callable[[Tensor, Tensor], Tensor]) -> Noise:
+        """What is drawn from the two, mixed."""
+        noise = cls(())
+        noise._draw = lambda shape: mix(one._draw(shape), other._draw(shape))
         return noise
 
     def recorded(self) -> tuple[Noise, list[Tensor]]:
@@ -139,6 +149,10 @@ class Model(nn.Module, ABC):
     def networks(self) -> Sequence[nn.Module]:
         """Those that take most of the time: what `--compile` compiles."""
         return tuple(self.children())
+
+    def lasting(self) -> Sequence[object]:
+        """What it keeps between calls beside its weights: a captured graph reads that memory."""
+        return ()
 
     def dial(self) -> Sequence[dict[str, Any]]:
         """The settings of `options` worth measuring beside each other: steps, where there are steps."""

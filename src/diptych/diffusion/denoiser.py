@@ -31,6 +31,7 @@ class Denoiser(nn.Module, ABC):
     examples: tuple[tuple[float, ...], ...] = ()
     schedule: Schedule  # its own: the noise levels that it knows, and how they run in time
     learned_variance: bool = False  # whether `moments` can be asked for
+    jumps: bool = False  # trained for consistency: one call leads to the end of the ODE, and is no mean
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -56,7 +57,7 @@ class Wrapper(Denoiser):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.learned_variance = denoiser.learned_variance
+        self.learned_variance, self.jumps = denoiser.learned_variance, denoiser.jumps
         takes_after(self, denoiser)
 
 
@@ -93,8 +94,12 @@ class NetworkDenoiser(Denoiser):
             if len(known) >= MOST_LEVELS:
                 known.clear()
             with torch.inference_mode(False), torch.no_grad():
-                known[key] = self.coefficients(sigma)
-        return known[key]
+                known[key] = sigma, self.coefficients(sigma)
+        return known[key][1]
+
+    def lasting(self) -> list[object]:
+        """The levels and coefficients that were worked out: a captured graph reads their memory."""
+        return list(_known.get(self, {}).values())
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W)."""
@@ -103,7 +108,7 @@ class NetworkDenoiser(Denoiser):
 
 
 MOST_LEVELS = 4096  # of which coefficients are kept
-_known: WeakKeyDictionary[NetworkDenoiser, dict[Hashable, Coefficients]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[NetworkDenoiser, dict[Hashable, tuple[Tensor, Coefficients]]] = WeakKeyDictionary()
 
 
 def read(x: Tensor, c: Coefficients, F: Tensor) -> Tensor:
@@ -126,9 +131,10 @@ def one_level(sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
 class EDMDenoiser(NetworkDenoiser):
     """A network behind EDM's preconditioning (Karras et al., 2022, arXiv:2206.00364, equation 7, table 1)."""
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5) -> None:
+    def __init__(self, network: nn.Module, sigma_data: float = 0.5, jumps: bool = False) -> None:
         super().__init__()
         self.network, self.sigma_data, self.schedule = network, sigma_data, VE()
+        self.jumps = jumps
         takes_after(self, network)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -170,6 +176,7 @@ class ScheduleDenoiser(NetworkDenoiser):
         target: str = "eps",
         told: str = "time",
         learned_variance: bool = False,
+        jumps: bool = False,
     ) -> None:
         super().__init__()
         for what, name, known in (
@@ -179,7 +186,7 @@ class ScheduleDenoiser(NetworkDenoiser):
             if name not in known:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, known))
         self.network, self.schedule, self.target = network, schedule, target
-        self.tells_time, self.learned_variance = told == "time", learned_variance
+        self.tells_time, self.learned_variance, self.jumps = told == "time", learned_variance, jumps
         takes_after(self, network)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:

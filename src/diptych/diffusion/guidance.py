@@ -28,6 +28,11 @@ class Strength:
         0.0  # 1: the guided image keeps the deviation of the unguided one (Lin et al., 2023, eq. 16)
     )
 
+    def acts(self, sigma: Tensor) -> bool:
+        """Whether anything is led at this level; where that is not known without asking the device, yes."""
+        level = getattr(sigma, "one_level", None)
+        return level is None or self.low <= level <= self.high
+
     def apply(self, good: Tensor, weak: Tensor, sigma: Tensor, plain: Tensor | None = None) -> Tensor:
         """weak + scale (good - weak) where sigma is in the interval, the unguided image, good, elsewhere.
 
@@ -64,7 +69,7 @@ class Guided(Wrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,); both terms go through the network as one batch."""
-        if condition.label is None:
+        if condition.label is None or not self.strength.acts(sigma):
             return self.denoiser(x, sigma, condition)  # type: ignore[no-any-return]
         seen = self.denoiser(*twice(x, sigma, condition, self.weak(condition.label)))
         n = x.shape[0]  # chunk(2) would fix the batch size of an exported graph
@@ -72,7 +77,7 @@ class Guided(Wrapper):
 
     def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The guided clean image, and the learned variance under the condition."""
-        if condition.label is None:
+        if condition.label is None or not self.strength.acts(sigma):
             return self.denoiser.moments(x, sigma, condition)
         seen, fraction = self.denoiser.moments(*twice(x, sigma, condition, self.weak(condition.label)))
         n = x.shape[0]
@@ -95,12 +100,16 @@ class AutoGuided(Wrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,)."""
-        good, weak = self.denoiser(x, sigma, condition), self.weak(x, sigma, condition)
-        return self.strength.apply(good, weak, sigma)
+        good: Tensor = self.denoiser(x, sigma, condition)
+        if not self.strength.acts(sigma):
+            return good
+        return self.strength.apply(good, self.weak(x, sigma, condition), sigma)
 
     def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The guided clean image, and the better model's learned variance."""
         good, fraction = self.denoiser.moments(x, sigma, condition)
+        if not self.strength.acts(sigma):
+            return good, fraction
         return self.strength.apply(good, self.weak(x, sigma, condition), sigma), fraction
 
 
@@ -128,7 +137,7 @@ class ClassifierGuided(Wrapper):
 
     def led(self, clean: Tensor, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The clean image, moved to where the classifier is surer of the label."""
-        if condition.label is None:
+        if condition.label is None or not self.strength.acts(sigma):
             return clean
         tracked = x.requires_grad  # by a likelihood, whose divergence is of the slope too
         twice_differentiable = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()

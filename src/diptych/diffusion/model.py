@@ -121,6 +121,11 @@ class DiffusionModel(Model):
             raise WrongUse(
                 "this model has learned no variances", "take --variance small or large, or train iddpm or adm"
             )
+        if options.sampler == "consistency" and not denoiser.jumps:
+            raise WrongUse(
+                "the sampler consistency needs a denoiser that jumps, and this one was not trained to",
+                "train consistency, with --teacher where there is a run to start from",
+            )
         takes_after(self, denoiser)
         self.classes = denoiser.classes if guide is None else guide.around(denoiser, Strength()).classes
         self.guided()  # raises what is wrong with the options now, not at the first image
@@ -130,11 +135,15 @@ class DiffusionModel(Model):
         """Those inside the denoisers: what is around them changes with the options."""
         return [part.network for part in self.modules() if isinstance(part, NetworkDenoiser)]
 
+    def lasting(self) -> Sequence[object]:
+        """Levels and coefficients of its denoisers."""
+        return [part.lasting() for part in self.modules() if isinstance(part, NetworkDenoiser)]
+
     def dial(self) -> Sequence[dict[str, int]]:
         """Quality is a curve over the number of steps."""
         if self.options.sigmas:
             return ({},)
-        few = self.options.sampler == "consistency"  # its quality is flat after a few jumps
+        few = self.denoiser.jumps  # its quality is flat after a few of them
         return [{"steps": steps} for steps in ((1, 2, 4) if few else (1, 2, 4, 8, 18, 35))]
 
     def guided(self) -> Denoiser:
@@ -175,7 +184,7 @@ class DiffusionModel(Model):
         Thresholds are left out: they put images where there is no density. The bound is on the probability
         of the image's 256 levels, each spread evenly over its 1 / 127.5.
         """
-        if self.options.sampler == "consistency":
+        if self.denoiser.jumps:
             raise NotMeasurable("a consistency model has no density", "its denoiser jumps, and is no score")
         if tuple(image.shape[1:]) != self.image_shape:
             raise WrongUse(f"images of {tuple(image.shape[1:])} were given to a model of {self.image_shape}")

@@ -12,6 +12,7 @@ from diptych.diffusion.model import DiffusionOptions
 from diptych.method import Batch, Clock, Loss
 from diptych.methods.denoising import DenoiserMethod, by_size, load_denoiser, unet_for
 from diptych.recipe import Recipe, recipe
+from diptych.saveable import rebuilt
 
 
 class Consistency(DenoiserMethod):
@@ -114,10 +115,10 @@ def consistency(
     width, blocks, lr = by_size(data, width, blocks, lr)
     denoiser: Denoiser
     if teacher:
-        denoiser = load_denoiser(teacher, data)
+        denoiser = rebuilt(load_denoiser(teacher, data), jumps=True)
     else:
         network = unet_for(data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing)
-        denoiser = EDMDenoiser(network, sigma_data)
+        denoiser = EDMDenoiser(network, sigma_data, jumps=True)
     options = DiffusionOptions(steps=steps, sampler="consistency", grid="geometric", sigma_min=0.0084)
     method = Consistency(
         denoiser,
