@@ -62,6 +62,16 @@ def rebuilt(module: M, **changes: Any) -> M:
     return twin.train(module.training)
 
 
+def change(module: nn.Module, **changes: Any) -> None:
+    """Sets attributes of a @saveable module that are arguments too: a file describes it as it is now."""
+    remembered = arguments(module)
+    if unknown := changes.keys() - remembered.keys():
+        raise TypeError(f"{type(module).__name__} has no argument {min(unknown)!r}")
+    module._arguments = remembered | changes  # type: ignore[assignment]
+    for name, value in changes.items():
+        setattr(module, name, value)
+
+
 def to_tree(value: Any) -> Any:
     """A saveable object as plain JSON types."""
     if isinstance(value, nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,17 @@ class Penalty(nn.Module, ABC):
         """The weighted term, a scalar, and its unweighted size under its name."""
 
 
+def weighed(weight: Weight, sizes: Mapping[str, Tensor], look: Look, clock: Clock) -> Loss:
+    """Half of the weight times all of these, and what to log. A weight that observes is told first."""
+    logs = {name: size.detach() for name, size in sizes.items()}
+    if isinstance(weight, nn.Module):
+        weight.observe(look, clock)  # type: ignore[operator]
+    gamma = weight(clock)
+    if isinstance(gamma, Tensor):
+        logs["gamma"] = gamma
+    return gamma / 2 * torch.stack(list(sizes.values())).sum(), logs
+
+
 class SlopePenalty(Penalty):
     """weight / 2 times the mean squared slope at some images: R1, R2, both."""
 
@@ -58,13 +69,12 @@ class SlopePenalty(Penalty):
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """gamma / 2 (R1 + R2) (Mescheder et al., 2018, equation 9; R3GAN, equation 3)."""
-        logs = {}
+        sizes = {}
         if self.at_real:
-            logs["r1"] = gradient_penalty(look.real_logit, look.real)
+            sizes["r1"] = gradient_penalty(look.real_logit, look.real)
         if self.at_fake:
-            logs["r2"] = gradient_penalty(look.fake_logit, look.fake)
-        total = torch.stack(list(logs.values())).sum()
-        return self.weight(clock) / 2 * total, {name: size.detach() for name, size in logs.items()}
+            sizes["r2"] = gradient_penalty(look.fake_logit, look.fake)
+        return weighed(self.weight, sizes, look, clock)
 
 
 def r1(weight: float | Weight, every: int = 1) -> SlopePenalty:
@@ -82,6 +92,33 @@ def r1_r2(weight: float | Weight, every: int = 1) -> SlopePenalty:
     return SlopePenalty(weight if callable(weight) else of(weight), fake=True, every=every)
 
 
+class ApproximateSlopePenalty(Penalty):
+    """SlopePenalty by finite differences, for critics that cannot be differentiated twice (APT, Lin et al.,
+    2025, arXiv:2501.08316): the squared change under noise of deviation sigma, over sigma^2."""
+
+    def __init__(
+        self, weight: Weight, sigma: float = 0.01, *, real: bool = True, fake: bool = True, every: int = 1
+    ) -> None:
+        super().__init__()
+        self.weight, self.sigma, self.at_real, self.at_fake, self.every = weight, sigma, real, fake, every
+        self.name = "r1" if real and not fake else "r2" if fake and not real else "r1r2"
+
+    def forward(self, look: Look, clock: Clock) -> Loss:
+        """gamma / 2 (R1 + R2), each right on average to first order in sigma."""
+        sizes = {}
+        if self.at_real:
+            sizes["r1"] = self.change(look, look.real, look.real_logit)
+        if self.at_fake:
+            sizes["r2"] = self.change(look, look.fake, look.fake_logit)
+        return weighed(self.weight, sizes, look, clock)
+
+    def change(self, look: Look, image: Tensor, logit: Tensor) -> Tensor:
+        """Mean over the batch of (D(x + sigma eps) - D(x))^2 / sigma^2."""
+        image = image.detach()
+        noisy = look.judge(image + self.sigma * torch.randn_like(image), look.label)
+        return ((noisy - logit) / self.sigma).square().mean()
+
+
 class LipschitzPenalty(Penalty):
     """weight (||d D / d x|| - 1)^2 on lines between reals and fakes (WGAN-GP, Gulrajani et al., 2017,
     arXiv:1704.00028, equation 3), or only above 1 (`one_sided`)."""
@@ -94,7 +131,7 @@ class LipschitzPenalty(Penalty):
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """At one point of each pair's line."""
-        share = torch.rand(look.real.shape[0], 1, 1, 1, device=look.real.device)
+        share = torch.rand_like(look.real[:, :1, :1, :1])
         between = torch.lerp(look.real.detach(), look.fake.detach(), share).requires_grad_()
         excess = norm(slope_square(look.judge(between, look.label), between)) - 1
         size = (excess.clamp(min=0) if self.one_sided else excess).square().mean()
@@ -163,10 +200,26 @@ class LeCam(Penalty):
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """||D(x) - mean of fakes||^2 + ||D(G(z)) - mean of reals||^2."""
-        with torch.no_grad():
-            self.real_mean.lerp_(look.real_logit.detach().mean().float(), 1 - self.decay)
-            self.fake_mean.lerp_(look.fake_logit.detach().mean().float(), 1 - self.decay)
+        real, fake = look.real_logit, look.fake_logit
+        self.real_mean.lerp_(real.detach().mean().float(), 1 - self.decay)
+        self.fake_mean.lerp_(fake.detach().mean().float(), 1 - self.decay)
         # copies, for a later microbatch moves the means before this graph is differentiated
-        apart = (look.real_logit - self.fake_mean.clone()).square().mean()
-        size = apart + (look.fake_logit - self.real_mean.clone()).square().mean()
+        apart = (real - self.fake_mean.clone()).square().mean()
+        size = apart + (fake - self.real_mean.clone()).square().mean()
+        return self.weight * size, {self.name: size.detach()}
+
+
+class Drift(Penalty):
+    """weight D(x)^2 on reals: logits of a Wasserstein critic stay near 0 (progressive growing, Karras et al.,
+    2017, arXiv:1710.10196, appendix A.1)."""
+
+    name = "drift"
+
+    def __init__(self, weight: float = 1e-3, every: int = 1) -> None:
+        super().__init__()
+        self.weight, self.every = weight, every
+
+    def forward(self, look: Look, clock: Clock) -> Loss:
+        """On the logits of the loss itself."""
+        size = look.real_logit.square().mean()
         return self.weight * size, {self.name: size.detach()}

@@ -1,0 +1,119 @@
+"""StyleGAN2 (Karras et al., 2020, arXiv:1912.04958) with the settings of StyleGAN2-ADA (Karras et al., 2020,
+arXiv:2006.06676): non-saturating loss, lazy R1, path length regularisation, style mixing."""
+
+from __future__ import annotations
+
+from diptych.adversarial.augment import augmentation
+from diptych.adversarial.penalties import r1
+from diptych.adversarial.regularisers import PathLength
+from diptych.adversarial.style import StyleModel
+from diptych.data.images import Images
+from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.units import units_of
+from diptych.networks.stylegan2 import StyleGAN2Generator
+from diptych.networks.stylegan2_critic import StyleGAN2Critic
+from diptych.recipe import Recipe, half_life, recipe
+
+
+@recipe(width=8, largest=16, latent=16, style=16, batch=8)
+def stylegan2(
+    data: Images,
+    *,
+    width: int = 0,
+    largest: int = 0,
+    latent: int = 512,
+    style: int = 512,
+    mapping: int = 2,
+    architecture: str = "skip",
+    critic: str = "",
+    group: int = 4,
+    batch: int = 64,
+    gamma: float = 0.0,
+    r1_every: int = 16,
+    path_length: float = -1.0,
+    mixing: float = -1.0,
+    clamp: float = 0.0,
+    lr: float = 0.0025,
+    augment: str = "none",
+    freeze: int = 0,
+) -> Recipe:
+    """StyleGAN2: a style for each layer, so that images can be mixed, edited and inverted.
+
+    Parameters
+    ----------
+    width
+        Channels at full resolution, doubled at each halving of the size; 0: 32 up to 16 pixels, 64 above.
+    largest
+        Most channels at any size; 0: 256 up to 64 pixels, 512 above.
+    latent
+        Length of the latent vector.
+    style
+        Length of the style vector.
+    mapping
+        Layers from latent to style: 2 as in StyleGAN2-ADA, 8 as in StyleGAN2.
+    architecture
+        Of the generator: skip, resnet or orig.
+    critic
+        Architecture of the critic: resnet, skip or orig; none: orig up to 32 pixels, resnet above.
+    group
+        Images whose standard deviation the critic is shown together.
+    batch
+        Images a step.
+    gamma
+        Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.01.
+    r1_every
+        R1 is computed at each so many-th step, so many times as heavy.
+    path_length
+        Weight of the path length regularisation, at each fourth step; below 0: none up to 32 pixels, 2 above.
+    mixing
+        Share of images with styles of two latents; below 0: none up to 32 pixels, 0.9 above.
+    clamp
+        Largest activation, for half precision; 0: none. 256 in StyleGAN2-ADA.
+    lr
+        Learning rate of Adam for both networks; their layers learn at one rate.
+    augment
+        What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
+        ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
+    freeze
+        So many of the critic's first stages hold still: for training from another run with `--init`.
+    """
+    shape, side = data.shape, min(data.shape[1:])
+    small = side <= 32  # the paper's CIFAR-10 setting
+    width, largest = width or (32 if side <= 16 else 64), largest or (256 if side <= 64 else 512)
+    sizes = {**labels_of(data), "base": width * side, "largest": largest}
+    path_length = path_length if path_length >= 0 else (0.0 if small else 2.0)
+    mixing = mixing if mixing >= 0 else (0.0 if small else 0.9)
+    generator = StyleGAN2Generator(
+        shape,
+        latent=latent,
+        style=style,
+        mapping_layers=mapping,
+        architecture=architecture,
+        mixing=mixing,
+        clamp=clamp,
+        **sizes,
+    )
+    judge = StyleGAN2Critic(
+        shape, architecture=critic or ("orig" if small else "resnet"), group=group, clamp=clamp, **sizes
+    )
+    lazy = (4 if path_length else 1, r1_every)
+    method = Adversarial(
+        StyleModel(generator, units=units_of(data)),
+        judge,
+        penalties=[r1(gamma or max(0.01, 0.0002 * shape[1] * shape[2] / batch), every=r1_every)],
+        regularisers=[PathLength(path_length, every=4)] if path_length else [],
+        lr=(lr * share(lazy[0]), lr * share(lazy[1])),
+        betas=((0.0, 0.99 ** share(lazy[0])), (0.0, 0.99 ** share(lazy[1]))),
+        augment=augmentation(augment),
+        frozen=freeze,
+    )
+    return Recipe(method, batch=batch, average=half_life(batch * 312.5))
+
+
+def share(every: int) -> float:
+    """Of an optimizer's steps that are not of its lazy term: with fewer of them, each is to do less.
+
+    Learning rate and decay rates are changed so that the same is learned in so many images (StyleGAN2,
+    appendix B).
+    """
+    return every / (every + 1) if every > 1 else 1.0
