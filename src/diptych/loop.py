@@ -30,6 +30,7 @@ from diptych.recipe import RecipeSpec
 from diptych.runs import Run, read_lines, save_model, save_weights
 from diptych.track import Examine, Tracker, Watch
 from diptych.training import Settings, Training
+from diptych.transfer import begin, transfer
 
 SAVE_EVERY = 600.0  # seconds between checkpoints where ticks are farther apart
 
@@ -58,11 +59,13 @@ def train(
     description = describe(spec, data, arguments or {}, settings)
     recorded = claim(run, description, force)
     if "images" not in recorded:
+        if settings.init:  # before anything is written: what does not fit is no run
+            transfer(build(spec, data, arguments or {}, settings, 1), settings.init)
         expected = expected or plan(spec, data, arguments=arguments, settings=settings)
         recorded = {**description, "images": expected.images, "probe": asdict(expected)}
         write_json(run.path / "recipe.json", recorded)
     training = build(spec, data, arguments or {}, settings, recorded["images"])
-    seconds = resume(run, training) if run.state_file.exists() else 0.0
+    seconds = resume(run, training) if run.state_file.exists() else begin(training)
     training.compile()
     if examine is not None and not training.finished:
         examine = settle(run, training, examine, recorded)
@@ -171,9 +174,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         ("data", "name"),
         ("data", "licence"),
     }
+    unsaid = {"settings": asdict(Settings())}  # what runs of earlier versions could not set
     lines = [] if old["recipe"] == new["recipe"] else [f"recipe: {old['recipe']}, now {new['recipe']}"]
     for part in ("arguments", "data", "settings"):
-        before, after = (json.loads(json.dumps(tree[part])) for tree in (old, new))
+        trees = ({**unsaid.get(part, {}), **tree[part]} for tree in (old, new))
+        before, after = (json.loads(json.dumps(tree)) for tree in trees)
         lines += [
             f"{part}.{name}: {before.get(name)}, now {after.get(name)}"
             for name in sorted(before.keys() | after.keys())

@@ -33,6 +33,7 @@ class Settings:
     )
     device: str = "auto"
     compile: bool = False  # slow to begin, then faster: for GPUs and long trainings
+    init: str = ""  # a run whose weights this one begins with, where they fit; see diptych.transfer
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("microbatch", 0), ("ticks", 1), ("snapshots", 0)):
@@ -44,6 +45,11 @@ class Training:
     """Networks, averages, optimizers and a clock. `step` moves all of them by one batch."""
 
     def __init__(self, recipe: Recipe, data: Images, total: int, settings: Settings) -> None:
+        if len(data) < recipe.batch:
+            raise WrongUse(
+                f"{len(data)} images to train on are fewer than a batch of {recipe.batch}",
+                f"--batch {max(1, len(data) // 2)}, or more images",
+            )
         self.data, self.total, self.settings = data, total, settings
         self.device = pick(settings.device)
         self.batch = recipe.batch

@@ -101,10 +101,13 @@ class NetworkDenoiser(Denoiser):
         """The levels and coefficients that were worked out: a captured graph reads their memory."""
         return list(_known.get(self, {}).values())
 
-    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W)."""
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition, *done: Tensor) -> Tensor:
+        """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W).
+
+        done: in training, how the images were augmented, for networks that hear it.
+        """
         c = self.preconditioned(sigma)
-        return read(x, c, self.network(c.c_in * x, c.told, condition.label)[:, : x.shape[1]])
+        return read(x, c, self.network(c.c_in * x, c.told, condition.label, *done)[:, : x.shape[1]])
 
 
 MOST_LEVELS = 4096  # of which coefficients are kept

@@ -19,17 +19,21 @@ from diptych.data.images import Images
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, constant
 from diptych.model import Model
+from diptych.networks.spectral import converge
 
 Grow = Callable[[nn.Module, Clock], None]  # sets what of a network depends on the clock
+Betas = tuple[float, float]
 
 
 class Adversarial(Method):
     """A critic and a generator that take turns.
 
     loss: one of `diptych.adversarial.losses.GAMES`. augment: what the critic sees images through, reals and
-    fakes alike; where it has `observe(real_logit)`, it is told how the reals fare. critic_steps: turns of the
-    critic for one of the generator. frozen: so many of the critic's first stages hold still ("Freeze-D").
-    clip_weights: WGAN's box for the critic's weights. grow: is given both networks before each turn.
+    fakes alike; where it has `observe(real_logit, clock)`, it is told how the reals fare. critic_steps: turns
+    of the critic for one of the generator. frozen: so many of the critic's first stages hold still
+    ("Freeze-D"). clip_weights: WGAN's box for the critic's weights. grow: is given both networks before each
+    turn. reals: what real images (B, C, H, W) look like at this time. lr, betas: of both, or (generator's,
+    critic's).
     """
 
     def __init__(
@@ -42,12 +46,13 @@ class Adversarial(Method):
         regularisers: Sequence[Regulariser] = (),
         augment: nn.Module | None = None,
         lr: float | tuple[float, float] = 2e-4,
-        betas: tuple[float, float] = (0.0, 0.99),
+        betas: Betas | tuple[Betas, Betas] = (0.0, 0.99),
         lr_scale: Schedule = constant,
         critic_steps: int = 1,
         frozen: int = 0,
         clip_weights: float = 0.0,
         grow: Grow | None = None,
+        reals: Callable[[Tensor, Clock], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.model: GeneratorModel = model if isinstance(model, GeneratorModel) else LatentModel(model)
@@ -56,8 +61,9 @@ class Adversarial(Method):
         self.terms = nn.ModuleList([*penalties, *regularisers])  # so that their state is saved
         self.game = game(loss)
         self.lr = lr if isinstance(lr, tuple) else (lr, lr)  # of the generator, of the critic
-        self.betas, self.lr_scale, self.critic_steps = betas, lr_scale, critic_steps
-        self.frozen, self.clip_weights, self.grow = frozen, clip_weights, grow
+        self.betas = both(betas)
+        self.lr_scale, self.critic_steps, self.frozen = lr_scale, critic_steps, frozen
+        self.clip_weights, self.grow, self.reals = clip_weights, grow, reals
 
     @property
     def generator(self) -> nn.Module:
@@ -67,8 +73,8 @@ class Adversarial(Method):
     def phases(self) -> Sequence[Phase]:
         """The critic, its lazy penalties, the generator, its lazy terms."""
         trained = nn.ModuleList(unfrozen(self.critic, self.frozen))
-        critic = adam(trained, self.lr[1], betas=self.betas)
-        generator = adam(self.generator, self.lr[0], betas=self.betas)
+        critic = adam(trained, self.lr[1], betas=self.betas[1])
+        generator = adam(self.generator, self.lr[0], betas=self.betas[0])
         phase = partial(Phase, lr_scale=self.lr_scale)
         return [
             phase("critic", self.critic_loss, critic),
@@ -95,21 +101,22 @@ class Adversarial(Method):
         return () if any(term.twice for term in self.regularisers) else self.model.networks()
 
     def settle(self, model: Model, clock: Clock) -> None:
-        """Growing networks are set to the clock, batch norms to their standing statistics."""
+        """Growing networks are set to the clock, spectral norms to the averaged weights, batch norms to their
+        standing statistics."""
         assert isinstance(model, GeneratorModel)
         if self.grow is not None:
             self.grow(model.network, clock)
+        converge(model)
         standing_statistics(model)
 
     def critic_loss(self, batch: Batch, clock: Clock) -> Loss:
         """The critic's side, with the penalties that are not lazy, on the same logits."""
         look = self.look(batch, clock)
-        if self.clip_weights:
-            clip(self.critic, self.clip_weights)
         loss = self.game.critic(look.real_logit, look.fake_logit)
-        logs = told(look)
+        sure = certainty(look, relative=self.game.compares or self.game.unbounded)
+        logs = {**told(look), "real_sign": sure.sign().mean()}
         if observe := getattr(self.augment, "observe", None):
-            logs |= observe(look.real_logit.detach(), batch.image.shape[0])
+            logs |= observe(sure, clock)
         for penalty in self.penalties:
             if penalty.every == 1:
                 term, sizes = penalty(look, clock)
@@ -124,7 +131,7 @@ class Adversarial(Method):
     def generator_loss(self, batch: Batch, clock: Clock) -> Loss:
         """The generator's side, with the terms that are not lazy."""
         self.set_clock(clock)
-        batch = self.heard(batch)
+        batch = self.heard(batch, clock)
         label = batch.condition.label
         fake_logit = self.judge(self.fakes(batch), label)
         real_logit = fake_logit.detach()
@@ -142,13 +149,13 @@ class Adversarial(Method):
     def generator_term(self, term: Regulariser, batch: Batch, clock: Clock) -> Loss:
         """A lazy term of the generator, as heavy as all the steps that it skips."""
         self.set_clock(clock)
-        size, sizes = term(self.generator, self.heard(batch), clock)
+        size, sizes = term(self.generator, self.heard(batch, clock), clock)
         return size * term.every, sizes
 
     def look(self, batch: Batch, clock: Clock) -> Look:
         """What the critic sees of this batch."""
         self.set_clock(clock)
-        batch = self.heard(batch)
+        batch = self.heard(batch, clock)
 
         def generate() -> Tensor:
             with torch.no_grad():
@@ -165,30 +172,38 @@ class Adversarial(Method):
         z = torch.randn(batch.image.shape[0], self.generator.latent, device=batch.image.device)  # type: ignore[call-overload]
         return self.generator(z, batch.condition.label)  # type: ignore[no-any-return]
 
-    def heard(self, batch: Batch) -> Batch:
+    def heard(self, batch: Batch, clock: Clock) -> Batch:
         """The batch with labels as networks are told them."""
-        return Batch(batch.image, replace(batch.condition, label=self.model.heard(batch.condition)))
+        image = batch.image if self.reals is None else self.reals(batch.image, clock)
+        return Batch(image, replace(batch.condition, label=self.model.heard(batch.condition)))
 
     def set_clock(self, clock: Clock) -> None:
-        """Tells networks that grow where training stands."""
+        """Tells networks that grow where training stands; puts the critic's weights back into their box."""
+        if self.clip_weights:
+            clip(self.critic, self.clip_weights)
         if self.grow is not None:
             for network in (self.generator, self.critic):
                 self.grow(network, clock)
 
 
 def told(look: Look) -> dict[str, Tensor]:
-    """What the log says of a critic: mean logits, their gap, the share of reals above 0 less that below.
-
-    The last is the sign statistic r_t, which nears 1 where a critic has learned its reals by heart (Karras et
-    al., 2020, arXiv:2006.06676, equation 1).
-    """
+    """What the log says of a critic: mean logits and their gap."""
     real, fake = look.real_logit.detach(), look.fake_logit.detach()
     return {
         "real_logit": real.mean(),
         "fake_logit": fake.mean(),
         "logit_gap": (real - fake).mean(),
-        "real_sign": real.sign().mean(),
     }
+
+
+def certainty(look: Look, relative: bool) -> Tensor:
+    """How real reals look (B,): their logits, or how far above fakes where only differences mean anything.
+
+    The mean of its signs is r_t, which nears 1 where a critic has learned its reals by heart (Karras et al.,
+    2020, arXiv:2006.06676, equation 1).
+    """
+    real, fake = look.real_logit.detach(), look.fake_logit.detach()
+    return real - fake if relative else real
 
 
 def unfrozen(critic: nn.Module, frozen: int) -> list[nn.Module]:
@@ -206,6 +221,14 @@ def unfrozen(critic: nn.Module, frozen: int) -> list[nn.Module]:
             f"this critic has {len(kept)} parts, so at most {len(kept) - 1} can be frozen, not {frozen}"
         )
     return kept[frozen:]
+
+
+def both(betas: Betas | tuple[Betas, Betas]) -> tuple[Betas, Betas]:
+    """Those of the generator and of the critic."""
+    first, second = betas
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return first, second
+    return (first, second), (first, second)  # type: ignore[return-value]
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.data.images import Images
 from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, each, without_labels
@@ -20,6 +20,7 @@ from diptych.networks.unet import UNet
 from diptych.runs import load_model
 from diptych.saveable import arguments
 
+Augment = Callable[[Tensor], tuple[Tensor, Tensor]]  # images to augmented ones, and what was done (B, K)
 Optimize = Callable[[nn.Module, float], torch.optim.Optimizer]  # over a module's parameters, at this rate
 
 
@@ -62,6 +63,7 @@ class Denoising(DenoiserMethod):
     """Diffusion: some noise levels, and the weight of an error at each.
 
     uncertainty: learns how large the weighted error is at each level, so that all levels count the same.
+    augment: the network is told what it did, in a fourth argument.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Denoising(DenoiserMethod):
         weight: Weight,
         label_dropout: float = 0.1,
         uncertainty: Uncertainty | None = None,
+        augment: Augment | None = None,
         lr: float = 1e-3,
         lr_scale: Schedule = warmup_cosine,
         optimize: Optimize = adam,
@@ -79,7 +82,7 @@ class Denoising(DenoiserMethod):
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__(denoiser, lr=lr, lr_scale=lr_scale, optimize=optimize, clip=clip, options=options)
-        self.uncertainty = uncertainty
+        self.uncertainty, self.augment = uncertainty, augment
         self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
         self.c_out = denoiser.c_out
 
@@ -87,9 +90,10 @@ class Denoising(DenoiserMethod):
         """weight(sigma) ||D(x + sigma eps) - x||^2, or that over exp(u(sigma)), plus u(sigma)."""
         x, condition = batch
         condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
+        x, *done = (x,) if self.augment is None else self.augment(x)
         sigma = self.levels(x.shape[0], x.device)
         noisy = x + each(sigma) * torch.randn_like(x)
-        error = (self.denoiser(noisy, sigma, condition) - x).square()
+        error = (self.denoiser(noisy, sigma, condition, *done) - x).square()
         weighted = each(self.weight(sigma, self.c_out(sigma))) * error
         if self.uncertainty is not None:
             weighted = self.uncertainty.balance(weighted, sigma)
@@ -97,9 +101,12 @@ class Denoising(DenoiserMethod):
 
 
 def unet_for(
-    data: Images, *, width: int, blocks: int, dropout: float, checkpointing: bool = False
+    data: Images, *, width: int, blocks: int, dropout: float, checkpointing: bool = False, augments: int = 0
 ) -> nn.Module:
-    """A U-Net whose coarsest level has 4 to 8 pixels, with attention there."""
+    """A U-Net whose coarsest level has 4 to 8 pixels, with attention there.
+
+    augments: numbers that say how an image was augmented.
+    """
     shortest = min(data.shape[1:])
     multipliers = (1, *(2 for size in (8, 16, 64, 128, 256) if shortest >= size))
     network = UNet(
@@ -111,6 +118,7 @@ def unet_for(
         blocks=blocks,
         dropout=dropout,
         checkpointing=checkpointing,
+        augments=augments,
     )
     return in_units(network, data)
 

@@ -103,7 +103,7 @@ class Attributed(nn.Module):
         self.image_shape, self.classes, self.attributes = network.image_shape, 0, len(names)
         self.attribute_names, self.examples = names, examples
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None, *done: Tensor) -> Tensor:
         """As the network; label (B, K), not-a-number for none."""
         heard = None if label is None else self.units(label)
-        return self.network(x, level, heard)  # type: ignore[no-any-return]
+        return self.network(x, level, heard, *done)  # type: ignore[no-any-return]

@@ -37,6 +37,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         group: int = 4,  # channels of a norm's group, at least: 16 is faster on CPUs
         checkpointing: bool = False,  # blocks are computed again in the backward pass, to save memory
+        augments: int = 0,  # numbers that say how an image was augmented; at sampling there are none
     ) -> None:
         super().__init__()
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
@@ -46,6 +47,7 @@ class UNet(nn.Module):
             FourierLevel(width), nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.label = LabelEmbedding(embedding, classes=classes, attributes=attributes)
+        self.augment = zeroed(nn.Linear(augments, embedding, bias=False)) if augments else None
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         c, skips = width, [width]
@@ -79,10 +81,17 @@ class UNet(nn.Module):
         )
         self.multiple = 2 ** (len(multipliers) - 1)
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W); level (B,) or (1,), about -4 to 4; label as in LabelEmbedding."""
+    def forward(
+        self, x: Tensor, level: Tensor, label: Tensor | None = None, done: Tensor | None = None
+    ) -> Tensor:
+        """x (B, C, H, W); level (B,) or (1,), about -4 to 4; label as in LabelEmbedding.
+
+        done (B, augments): how each image was augmented; None: not at all.
+        """
         _, height, width = self.image_shape
         embedding, labelled = self.level(level), self.label(label, x.device)
+        if self.augment is not None and done is not None:
+            embedding = embedding + self.augment(done)
         embedding = F.silu(embedding if labelled is None else embedding + labelled)
         x = self.stem(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
         skips = [x]

@@ -1,0 +1,32 @@
+"""What a critic sees images through where there are few of them: adaptive augmentation, DiffAugment."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from diptych.adversarial.augment.adaptive import Adaptive
+from diptych.adversarial.augment.diffaugment import POLICY, DiffAugment
+from diptych.adversarial.augment.pipeline import PRESETS, Pipeline
+from diptych.errors import WrongUse, did_you_mean
+
+NAMES = ("none", "ada", *(f"ada-{preset}" for preset in PRESETS), "diffaugment")
+
+
+def augmentation(
+    name: str, *, target: float = 0.6, images: int = 500_000, policy: str = POLICY
+) -> nn.Module | None:
+    """The augmentation of this name, None for "none": "ada" is "ada-bgc", as in the paper.
+
+    target, images: of `Adaptive`; policy: of `DiffAugment`. Raises WrongUse with the names that there are.
+    """
+    if name not in NAMES:
+        raise WrongUse(f"there is no augmentation called {name}", did_you_mean(name, list(NAMES)))
+    if name == "none":
+        return None
+    if name == "diffaugment":
+        return DiffAugment(policy)
+    preset = name.partition("-")[2] or "bgc"
+    return Adaptive(Pipeline(preset, p=0.0), target=target, images=images)
+
+
+__all__ = ["NAMES", "Adaptive", "DiffAugment", "Pipeline", "augmentation"]

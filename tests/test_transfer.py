@@ -1,0 +1,195 @@
+"""A training that begins from another run: what is taken over, what is not, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import made_up
+from diptych import catalog
+from diptych.cli.common import Pace
+from diptych.errors import RunError, WrongUse
+from diptych.files import read_state, read_tensors
+from diptych.loop import build
+from diptych.loop import train as train_at_length
+from diptych.probe import Plan
+from diptych.runs import Run
+from diptych.training import Settings, Training
+from diptych.transfer import transfer
+
+GAN, EDM = catalog.recipe("dcgan"), catalog.recipe("edm")
+BUDGET = Settings(budget="32-images", ticks=1, device="cpu")
+
+
+def train(*args: Any, **kwargs: Any) -> Run:
+    """Without the probe before it, which takes longer than the training."""
+    images = int(kwargs["settings"].budget.partition("-")[0])
+    return train_at_length(*args, **kwargs, expected=Plan(images, 1.0, 1.0, 1.0, 1.0, 1.0, 0))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A run of a GAN with adaptive augmentation, and one of a diffusion model."""
+    folder = tmp_path_factory.mktemp("source")
+    given = {"dcgan": {"augment": "ada"}, "edm": {}}
+    return {
+        spec.name: train(
+            spec, made_up(), folder / spec.name, arguments={**spec.small, **given[spec.name]}, settings=BUDGET
+        )
+        for spec in (GAN, EDM)
+    }
+
+
+def begun(spec: Any, data: Any, seed: int = 5, **arguments: Any) -> Training:
+    return build(spec, data, {**spec.small, **arguments}, Settings(device="cpu", seed=seed), 1000)
+
+
+def from_run(run: Run, **changes: Any) -> Settings:
+    return Settings(**{**BUDGET.__dict__, "init": str(run.path), **changes})
+
+
+@pytest.mark.parametrize("spec", [GAN, EDM], ids=lambda spec: spec.name)
+def test_networks_and_averages_are_taken_over(spec: Any, source: dict[str, Run]) -> None:
+    training, state = begun(spec, made_up()), read_state(source[spec.name].state_file)
+    taken = transfer(training, str(source[spec.name].path))
+    assert not taken.left
+    assert taken.values == taken.values_in_all
+    for ours, theirs in (
+        (training.method.state_dict(), state["method"]),
+        (training.average.state_dict(), state["average"]),
+    ):
+        assert ours
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not any(optimizer.state for optimizer in training.optimizers())
+    assert (training.images, training.steps) == (0, 0)
+
+
+def test_the_augmentation_begins_anew(source: dict[str, Run]) -> None:
+    state = read_state(source["dcgan"].state_file)["method"]
+    assert state["augment.turn"] > 0
+    training = begun(GAN, made_up(), augment="ada")
+    transfer(training, str(source["dcgan"].path))
+    assert training.method.state_dict()["augment.turn"] == 0
+
+
+def test_other_classes_keep_the_rest(
+    source: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tables of labels do not fit: they are as initialised, and the log names them with counts."""
+    caplog.set_level(logging.INFO, "diptych")
+    data = made_up(classes=3)
+    fresh, training = begun(EDM, data), begun(EDM, data)
+    taken = transfer(training, str(source["edm"].path))
+    (left,) = taken.left
+    assert left == "model.denoiser.network.label.table.weight"
+    ours, initial = training.method.state_dict(), fresh.method.state_dict()
+    assert torch.equal(ours[left], initial[left])
+    assert not torch.equal(
+        ours["model.denoiser.network.head.2.bias"], initial["model.denoiser.network.stem.bias"]
+    )
+    assert taken.values_in_all - taken.values == ours[left].numel()
+    train(EDM, data, tmp_path / "run", arguments=EDM.small, settings=from_run(source["edm"]))
+    (line,) = [record.getMessage() for record in caplog.records if "as initialised" in record.getMessage()]
+    assert f"{taken.tensors} of {taken.tensors + 1} tensors" in line
+    assert left in line
+
+
+def test_a_run_says_what_it_began_from_and_learns_faster(source: dict[str, Run], tmp_path: Path) -> None:
+    settings = from_run(source["edm"], budget="8-images")
+    arguments = {**EDM.small, "lr": 1e-12}
+    run = train(EDM, made_up(), tmp_path / "run", arguments=arguments, settings=settings)
+    assert run.recipe["settings"]["init"] == str(source["edm"].path)
+    ours, _ = read_tensors(run.path / "model.safetensors")
+    theirs, _ = read_tensors(source["edm"].path / "model.safetensors")
+    assert all(
+        torch.allclose(ours[key], theirs[key], atol=0.05) for key in ours
+    )  # the averages forget quickly
+    with pytest.raises(RunError, match=r"settings\.init"):
+        train(
+            EDM,
+            made_up(),
+            run.path,
+            arguments=arguments,
+            settings=Settings(**{**settings.__dict__, "init": ""}),
+        )
+
+
+def test_an_interrupted_run_does_not_begin_again(
+    source: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped and continued, it equals the uninterrupted one bit for bit."""
+    settings, arguments = from_run(source["dcgan"]), {**GAN.small, "augment": "ada"}
+    whole = train(GAN, made_up(), tmp_path / "whole", arguments=arguments, settings=settings)
+    step = Training.step
+
+    def interrupt(training: Training) -> None:
+        step(training)
+        if training.steps == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Training, "step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(GAN, made_up(), tmp_path / "run", arguments=arguments, settings=settings)
+    resumed = train(GAN, made_up(), tmp_path / "run", arguments=arguments, settings=settings)
+    for file in ("state.safetensors", "model.safetensors"):
+        (ours, _), (theirs, _) = (read_tensors(run.path / file) for run in (resumed, whole))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    source: dict[str, Run], tmp_path: Path
+) -> None:
+    for spec, init, reason in (
+        (EDM, str(source["dcgan"].path), "nothing in .* fits"),
+        (EDM, str(tmp_path / "nowhere"), "cannot begin from .*nowhere: there is no"),
+    ):
+        settings = Settings(budget="8-images", device="cpu", init=init)
+        with pytest.raises(WrongUse, match=reason):
+            train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=settings)
+        assert not (tmp_path / "run").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "recipe.json").write_text("{}")
+    with pytest.raises(WrongUse, match=r"model\.safetensors"):
+        transfer(begun(EDM, made_up()), str(tmp_path / "empty"))
+
+
+def test_a_model_without_a_training_state_lends_its_model(source: dict[str, Run], tmp_path: Path) -> None:
+    """As weights have that were converted."""
+    for file in ("model.json", "model.safetensors"):
+        shutil.copy(source["dcgan"].path / file, tmp_path / file)
+    training = begun(GAN, made_up())
+    taken = transfer(training, str(tmp_path))
+    theirs, _ = read_tensors(tmp_path / "model.safetensors")
+    for ours in (training.method.model.state_dict(), training.average.state_dict()):
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert taken.left
+    assert all(key.startswith("critic.") for key in taken.left)
+
+
+def test_runs_from_before_the_setting_go_on(source: dict[str, Run], tmp_path: Path) -> None:
+    shutil.copytree(source["edm"].path, tmp_path / "old")
+    recipe = json.loads((tmp_path / "old" / "recipe.json").read_text())
+    del recipe["settings"]["init"]
+    (tmp_path / "old" / "recipe.json").write_text(json.dumps(recipe))
+    again = train(EDM, made_up(), tmp_path / "old", arguments=EDM.small, settings=BUDGET)
+    assert again.finished
+
+
+def test_the_command_line_knows_every_setting() -> None:
+    assert Pace().__dict__ == Settings().__dict__
+
+
+def test_too_few_images_for_a_batch_are_refused() -> None:
+    data = made_up(n=7)
+    with pytest.raises(WrongUse, match="7 images to train on are fewer than a batch of 8") as caught:
+        begun(EDM, data)
+    assert "--batch 3" in str(caught.value)
+    begun(EDM, data, batch=7).step()
