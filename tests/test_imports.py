@@ -20,7 +20,7 @@ LAW: dict[str, set[str]] = {
     "budget": {"errors"},
     "device": {"errors"},
     "files": {"errors"},
-    "pictures": {"files"},
+    "pictures": {"errors", "files"},
     "saveable": {"errors"},
     "model": {"errors", "saveable"},
     "graphs": {"errors", "model"},
@@ -47,6 +47,7 @@ LAW: dict[str, set[str]] = {
     },
     "training": {"errors", "method", "data", "recipe", "device"},
     "probe": {"budget", "device", "training"},
+    "transfer": {"errors", "files", "runs", "training"},
     "loop": {
         "errors",
         "method",
@@ -57,6 +58,7 @@ LAW: dict[str, set[str]] = {
         "budget",
         "training",
         "probe",
+        "transfer",
         "device",
         "files",
     }
@@ -93,6 +95,13 @@ LAW: dict[str, set[str]] = {
     # where the panels meet
     "sweep": {"errors", "files", "grading", "report", "scores", "subject"},
     "drawing": {"diffusion", "errors", "model", "pictures", "report", "runs"},
+    "convert": {"errors", "files", "runs", "model", "adversarial", "networks", "convert"},
+    "latents": {"adversarial", "errors", "files", "model"},
+    "walking": {"adversarial", "errors", "latents", "model"},
+    "mixing": {"errors", "latents", "model"},
+    "inversion": {"adversarial", "errors", "features", "latents", "model"},
+    "directions": {"errors", "latents", "model"},
+    "labelled": {"data", "directions", "errors", "features", "latents", "metrics", "model"},
     "autoguidance": {"diffusion", "errors", "runs", "saveable"},
     "catalog": {"errors", "methods", "metrics", "recipe", "exam"},
     "contest": {

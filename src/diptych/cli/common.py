@@ -15,6 +15,8 @@ from cyclopts import Group, Parameter
 from diptych.errors import DiptychError, WrongUse
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from diptych.data.images import DataSet
     from diptych.model import Model
     from diptych.scores import Report
@@ -105,6 +107,7 @@ class Pace:
     snapshots: Annotated[
         int, Parameter(help="Averaged weights kept: of the first tick, the second, the fourth ...")
     ] = 1
+    init: Annotated[str, Parameter(help="A run to begin from: its weights, where they fit.")] = ""
 
 
 Options = Annotated[
@@ -166,6 +169,15 @@ def values(text: str, names: Sequence[str]) -> list[float]:
     return [found[name] for name in names]
 
 
+def asked(model: Model, label: int | None, attributes: str | None) -> Tensor | None:
+    """What --label and --attributes say: a class (), attributes (K,), or None."""
+    import torch
+
+    if attributes is not None:
+        return torch.tensor(values(attributes, model.attribute_names))
+    return None if label is None else torch.tensor(label)
+
+
 def pairs(texts: Iterable[str] | None) -> dict[str, float]:
     """From ["latency_ms=50"] to {"latency_ms": 50.0}. Raises WrongUse for anything else."""
     found = {}
@@ -183,12 +195,17 @@ def typed(text: str, kind: Any, name: str) -> Any:
 
     >>> typed("0.5", float | None, "eta"), typed("80,2,0", tuple[float, ...], "sigmas")
     (0.5, (80.0, 2.0, 0.0))
+    >>> typed("auto", float | Literal["auto"], "gamma"), typed("3", float | Literal["auto"], "gamma")
+    ('auto', 3.0)
     """
     choices = [choice for choice in get_args(kind) if choice is not type(None)]
     if get_origin(kind) is tuple:
         return tuple(typed(part, choices[0], name) for part in text.split(","))
     if type(None) in get_args(kind):
         return None if text == "none" else typed(text, choices[0], name)
+    words = [word for choice in choices if get_origin(choice) is Literal for word in get_args(choice)]
+    if words:
+        return text if text in words else typed(text, choices[0], name)
     try:
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[

@@ -1,4 +1,4 @@
-"""diptych edit: images changed by a run of a diffusion model, without training."""
+"""diptych edit: images changed by a run, without training; what needs a diffusion model is here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 app = App(name="edit", help=VERBS["edit"])
+for latent in ("mix", "direction"):  # these are a GAN's
+    app.command(f"diptych.cli.edit_latents:{latent}", name=latent)
 
 Run = Annotated[Path, Parameter(help="A run directory of a diffusion model.")]
 Photo = Annotated[Path, Parameter(help="The image to edit.")]

@@ -1,22 +1,93 @@
-"""diptych sample RUN: images from a run."""
+"""diptych sample RUN: images from a run, and walks among them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from diptych.cli.common import Json, Options, numbers, say_on_stderr, show, values, with_options
+from diptych.cli.common import Json, Options, asked, numbers, say_on_stderr, show, with_options
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diptych.latents import Points
+    from diptych.model import Model
+
+WALK = Group.create_ordered("Walk (where --out is .gif, .webp or .mp4)")
+
+
+@Parameter(name="*", group=WALK)
+@dataclass(frozen=True)
+class Walk:
+    """A film of a walk from seed to seed, and back to the first."""
+
+    frames: Annotated[int, Parameter(help="Of the whole loop; 0: 30 for each seed.")] = 0
+    fps: Annotated[float, Parameter(help="Frames a second; a .gif has at most 50.")] = 30.0
+    grid: Annotated[
+        str, Parameter(help="Rows x columns of walks beside each other, which share the seeds out.")
+    ] = "1x1"
+
+    def shape(self, stops: int) -> tuple[int, int]:
+        """Rows and columns. Raises WrongUse where so many seeds cannot be shared out."""
+        rows, _, columns = self.grid.partition("x")
+        if not (rows.isdecimal() and columns.isdecimal() and int(rows) * int(columns) > 0):
+            raise WrongUse(f"--grid {self.grid} is not rows x columns", "write 2x3")
+        walks = int(rows) * int(columns)
+        if stops % walks or stops // walks < 2:
+            raise WrongUse(
+                f"{stops} seeds cannot be shared out among {walks} walks of at least 2 each",
+                f"--seeds 0-{4 * walks - 1} gives each of them 4",
+            )
+        return int(rows), int(columns)
+
+    def film(
+        self, model: Model, stops: list[int] | Points, label: Tensor | None, batch: int, out: Path
+    ) -> int:
+        """Writes the film and says how many frames it has."""
+        import torch
+
+        from diptych import pictures, walking
+        from diptych.latents import Points
+
+        pictures.check_moving(out, self.fps)
+        rows, columns = self.shape(len(stops))
+        each = len(stops) // (rows * columns)
+        frames = self.frames or 30 * each
+        parts = [stops[i : i + each] for i in range(0, len(stops), each)]
+        walks = [
+            walking.tour(model, part, frames, batch=batch)
+            if isinstance(part, Points)
+            else walking.walk(model, part, frames, label=label, batch=batch)
+            for part in parts
+        ]
+        least = 128 if len(walks) == 1 else 64
+        sheets = [pictures.sheet(frame, columns, least=least) for frame in torch.stack(walks, 1)]
+        pictures.save_moving(sheets, out, self.fps)
+        return frames
 
 
 def sample(
     run: Annotated[Path, Parameter(help="A run directory.")],
     *,
     out: Annotated[
-        Path, Parameter(help="A picture (.png) for one sheet, .npz for an array (arr_0), else a folder.")
+        Path,
+        Parameter(
+            help="A picture (.png) for one sheet, .npz for an array (arr_0), a film (.gif, .webp, .mp4) of a "
+            "walk from seed to seed, else a folder."
+        ),
     ],
-    seeds: Annotated[str, Parameter(help="0-63 or 1,5,9: the same seed is the same image.")] = "0-63",
+    seeds: Annotated[
+        str | None,
+        Parameter(help="0-63 or 1,5,9: the same seed is the same image. By default 0-63; 0-3 for a walk."),
+    ] = None,
+    latents: Annotated[
+        Path | None, Parameter(help="Points that `diptych invert` left, in the place of seeds.")
+    ] = None,
     label: Annotated[
         int | None, Parameter(help="One class for all; else seed modulo the number of classes.")
     ] = None,
@@ -36,6 +107,7 @@ def sample(
     graph: Annotated[
         bool, Parameter(negative="", help="Replay the whole sampling as one CUDA graph.")
     ] = False,
+    walk: Walk = Walk(),
     as_json: Json = False,
     **options: Options,
 ) -> None:
@@ -43,47 +115,81 @@ def sample(
 
     The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7.
     """
-    import numpy as np
-    import torch
-
     from diptych import pictures
     from diptych.device import keep_buffers, mixed, pick
-    from diptych.files import write
-    from diptych.graphs import Graphed
-    from diptych.model import Condition
+    from diptych.latents import LIMITS
     from diptych.runs import load_model
 
     say_on_stderr()
     keep_buffers()
-    wanted = numbers(seeds)
+    moving = out.suffix.lower() in pictures.MOVING
+    if not moving and walk != Walk():
+        raise WrongUse(f"--out {out} is no film: --frames, --fps and --grid mean nothing", "--out walk.gif")
     model, changes = with_options(load_model(run, device), options)
+    told = asked(model, label, attributes)
     if compile:
         for network in model.networks():
             network.compile()
-    model = Graphed(model) if graph else model
-    drawn = wanted
-    if compile or graph:  # each batch of another size would be compiled or captured anew
-        drawn = wanted + wanted[:1] * (-len(wanted) % min(batch, len(wanted)))
-    condition = None if label is None else Condition(label=torch.full((len(drawn),), label))
-    if attributes is not None:
-        asked = torch.tensor([values(attributes, model.attribute_names)])
-        condition = Condition(label=asked.expand(len(drawn), -1))
+    done: dict[str, Any] = {"out": str(out), "shape": list(model.image_shape), "options": changes}
+    stops: list[int] | Points = numbers(seeds or ("0-3" if moving else "0-63"))
+    if latents is not None:
+        refuse({"--seeds": seeds, "--label or --attributes": told}, set(LIMITS) & changes.keys())
+        stops = given(model, latents)
+    if graph and (moving or latents is not None):
+        raise WrongUse("--graph replays the sampling of seeds, nothing else", "leave it out")
     with mixed(pick(device), precision):
-        images = model.sample(drawn, condition, batch)[: len(wanted)]
+        if moving:
+            done["frames"] = walk.film(model, stops, told, batch, out)
+        else:
+            images = drawn(model, stops, told, batch, graph, whole=compile or graph)
+            leave(images, stops if isinstance(stops, list) else range(len(images)), out)
+            done["images"] = len(images)
+    show(done) if as_json else print(out)
+
+
+def given(model: Model, latents: Path) -> Points:
+    """The points in a file."""
+    from diptych.latents import read_points
+
+    return read_points(latents, model)
+
+
+def refuse(flags: dict[str, Any], options: set[str]) -> None:
+    """Raises WrongUse for what means nothing to points that are already there."""
+    for name in [*(name for name, value in flags.items() if value is not None), *(f"--{o}" for o in options)]:
+        raise WrongUse(
+            f"{name} means nothing to points that are given", "leave it out, or leave --latents out"
+        )
+
+
+def drawn(
+    model: Model, stops: list[int] | Points, label: Tensor | None, batch: int, graph: bool, whole: bool
+) -> Tensor:
+    """uint8 (N, C, H, W). whole: only whole batches are drawn, so that one size is compiled or captured."""
+    from diptych.graphs import Graphed
+    from diptych.latents import Points, rendered
+    from diptych.model import Condition
+
+    if isinstance(stops, Points):
+        return rendered(model, stops, batch)
+    seeds = stops
+    if whole:
+        seeds = stops + stops[:1] * (-len(stops) % min(batch, len(stops)))
+    condition = None if label is None else Condition(label=label.expand(len(seeds), *label.shape))
+    return (Graphed(model) if graph else model).sample(seeds, condition, batch)[: len(stops)]
+
+
+def leave(images: Tensor, names: Sequence[int], out: Path) -> None:
+    """A sheet, an array, or a folder of pictures."""
+    import numpy as np
+
+    from diptych import pictures
+    from diptych.latents import write_arrays
+
     if out.suffix == ".npz":
-        array = images.permute(0, 2, 3, 1).numpy()
-
-        def produce(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez_compressed(file, arr_0=array, seeds=np.array(wanted))
-
-        write(out, produce)
+        write_arrays(out, {"arr_0": images.permute(0, 2, 3, 1).numpy(), "seeds": np.array(names)})
     elif out.suffix:
         pictures.save(pictures.sheet(images), out)
     else:
-        for seed, image in zip(wanted, images, strict=True):
-            pictures.save(pictures.sheet(image[None], least=1), out / f"{seed:06d}.png")
-    if as_json:
-        show({"out": str(out), "images": len(wanted), "shape": list(model.image_shape), "options": changes})
-    else:
-        print(out)
+        for name, image in zip(names, images, strict=True):
+            pictures.save(pictures.sheet(image[None], least=1), out / f"{name:06d}.png")

@@ -1,0 +1,176 @@
+"""diptych edit mix, diptych edit direction: images changed in a GAN's latent space."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from diptych.cli.common import (
+    OUTPUT,
+    Ingest,
+    Json,
+    Options,
+    asked,
+    numbers,
+    say_on_stderr,
+    show,
+    with_options,
+)
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diptych.adversarial.latent import GeneratorModel
+
+Run = Annotated[Path, Parameter(help="A run directory of a GAN.")]
+Label = Annotated[int | None, Parameter(help="One class for all; else seed modulo the number of classes.")]
+Attributes = Annotated[str | None, Parameter(help="Continuous labels for all: 0.3,1.7 or x=0.3,y=1.7.")]
+Layers = Annotated[
+    str | None, Parameter(help="0-3 or 0,1,5: those that change, 0 is the coarsest; else all of them.")
+]
+Batch = Annotated[int, Parameter(help="Images made at once; changes nothing but speed and memory.")]
+Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps.")]
+
+
+def opened(
+    run: Path, device: str, options: dict[str, str], label: int | None, attributes: str | None
+) -> tuple[GeneratorModel, Tensor | None]:
+    """The run's model with its options, and the label that is asked for."""
+    from diptych.device import keep_buffers
+    from diptych.latents import generator_of
+    from diptych.runs import load_model
+
+    say_on_stderr()
+    keep_buffers()
+    model, _ = with_options(generator_of(load_model(run, device)), options)
+    return generator_of(model), asked(model, label, attributes)
+
+
+def mix(
+    run: Run,
+    *,
+    rows: Annotated[str, Parameter(help="Seeds that give the images: 0,1,2.")],
+    columns: Annotated[str, Parameter(help="Seeds that give the styles of --layers: 5,6.")],
+    layers: Layers = None,
+    out: Annotated[Path, Parameter(group=OUTPUT, help="A picture (.png).")],
+    label: Label = None,
+    attributes: Attributes = None,
+    batch: Batch = 64,
+    device: Device = "auto",
+    as_json: Json = False,
+    **options: Options,
+) -> None:
+    """Style mixing: each row's image with each column's style in some layers; the sources on the edges.
+
+    Coarse layers hold pose and shape, fine ones colour and texture. For networks with a style for each layer.
+    """
+    from diptych import mixing, pictures
+
+    model, told = opened(run, device, options, label, attributes)
+    down, across = numbers(rows), numbers(columns)
+    chosen = numbers(layers) if layers else []
+    grid = mixing.mix(model, down, across, chosen, label=told, batch=batch)
+    pictures.save(pictures.sheet(grid.flatten(0, 1), columns=len(across) + 1), out)
+    done = {"edit": "mix", "out": str(out), "rows": down, "columns": across, "layers": layers or "all"}
+    show(done | {"options": options}) if as_json else print(out)
+
+
+def direction(
+    run: Run,
+    *,
+    out: Annotated[
+        Path,
+        Parameter(group=OUTPUT, help="A picture (.png), or a film (.gif, .webp, .mp4) there and back."),
+    ],
+    sefa: Annotated[
+        int | None, Parameter(help="So many directions from the weights that read the latents.")
+    ] = None,
+    jacobian: Annotated[
+        int | None, Parameter(help="So many directions that change pixels most; slow for long latents.")
+    ] = None,
+    from_labels: Annotated[
+        str | None, Parameter(help="Labelled images (as for `train`): a direction for each label.")
+    ] = None,
+    labels: Annotated[str | None, Parameter(help="Of --from-labels: some, by name or number.")] = None,
+    samples: Annotated[int, Parameter(help="Of --from-labels: images of the model to look at.")] = 2048,
+    direction: Annotated[Path | None, Parameter(help="An .npz file that this command left before.")] = None,
+    which: Annotated[str | None, Parameter(help="Some of the directions: 0,2.")] = None,
+    scale: Annotated[
+        float, Parameter(help="How far to each side, in standard deviations of the latents along it.")
+    ] = 2.0,
+    steps: Annotated[int, Parameter(help="Images from one side to the other; 0: 5, in a film 45.")] = 0,
+    seeds: Annotated[str | None, Parameter(help="0-7 or 1,5,9: a row of images each; else 0-3.")] = None,
+    latents: Annotated[
+        Path | None, Parameter(help="Points that `diptych invert` left, in the place of seeds.")
+    ] = None,
+    layers: Layers = None,
+    label: Label = None,
+    attributes: Attributes = None,
+    fps: Annotated[float, Parameter(help="Of a film: frames a second.")] = 30.0,
+    batch: Batch = 64,
+    device: Device = "auto",
+    data: Ingest = Ingest(),
+    as_json: Json = False,
+    **options: Options,
+) -> None:
+    """Find directions of latent space along which images change, and move images along them.
+
+    One of --sefa 3, --jacobian 3, --from-labels DATA and --direction FILE. A row shows an image moved from
+    -scale to +scale; those of each direction stand together. The directions are kept beside the picture as
+    .npz, for --direction.
+    """
+    from diptych import directions, labelled, pictures
+    from diptych.latents import drawn, read_points
+
+    ways = {"sefa": sefa, "jacobian": jacobian, "from-labels": from_labels, "direction": direction}
+    if sum(way is not None for way in ways.values()) != 1:
+        raise WrongUse("one way to a direction is needed", "one of " + ", ".join(f"--{way}" for way in ways))
+    model, told = opened(run, device, options, label, attributes)
+    moving = out.suffix.lower() in pictures.MOVING
+    if moving:
+        pictures.check_moving(out, fps)
+    chosen = numbers(layers) if layers else []
+    if direction is not None:
+        found = directions.read_directions(direction, chosen)
+    elif from_labels is not None:
+        wanted = [name.strip() for name in labels.split(",")] if labels else []
+        known = data.open(from_labels).train
+        found = labelled.from_labels(model, known, wanted, chosen, label=told, n=samples, batch=batch)
+    elif sefa is not None:
+        found = directions.sefa(model, sefa, chosen)
+    else:
+        found = directions.principal(model, jacobian or 0, chosen, batch=batch)
+    found = found.only(numbers(which)) if which else found
+    if latents is not None and (seeds or told is not None):
+        raise WrongUse("--seeds and labels mean nothing to given points", "leave --latents or them out")
+    for name, size in zip(found.names, found.strength.tolist(), strict=True):
+        logging.getLogger("diptych").info("%s: strength %.3g", name, size)
+    points = read_points(latents, model) if latents else drawn(model, numbers(seeds or "0-3"), told)
+    images = directions.traverse(model, points, found, scale, steps or (45 if moving else 5), batch)
+    draw(images, out, fps)
+    beside = out.with_suffix(".npz")
+    directions.write_directions(beside, found)
+    strength = dict(zip(found.names, found.strength.tolist(), strict=True))
+    done: dict[str, Any] = {"edit": "direction", "out": str(out), "directions": str(beside)}
+    done |= {"layers": list(found.layers), "strength": strength, "options": options}
+    show(done) if as_json else print(out)
+
+
+def draw(images: Tensor, out: Path, fps: float) -> None:
+    """(K, N, S, C, H, W) as a sheet, each direction and point a row of S, or as a film over S and back."""
+    import torch
+
+    from diptych import pictures
+
+    n, steps = images.shape[1:3]
+    if out.suffix.lower() not in pictures.MOVING:
+        blocks = [pictures.sheet(rows.flatten(0, 1), columns=steps, least=64) for rows in images]
+        pictures.save(pictures.stacked(blocks), out)
+        return
+    there = images.flatten(0, 1).transpose(0, 1)  # (S, K N, C, H, W)
+    both = torch.cat([there, there[1:-1].flip(0)])
+    pictures.save_moving([pictures.sheet(frame, columns=n, least=64) for frame in both], out, fps)

@@ -1,0 +1,115 @@
+"""diptych invert RUN IMAGE...: the latents whose images are nearest to given ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from diptych.cli.common import OUTPUT, Json, Options, asked, say_on_stderr, show, with_options
+from diptych.errors import WrongUse
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def invert(
+    run: Annotated[Path, Parameter(help="A run directory of a GAN.")],
+    images: Annotated[list[Path], Parameter(help="Pictures, and folders of them.")],
+    *,
+    out: Annotated[
+        Path, Parameter(group=OUTPUT, help="A folder: latents.npz, reconstruction.png, inversion.json.")
+    ],
+    space: Annotated[
+        Literal["auto", "w", "w+", "z"],
+        Parameter(help="w: one style for all layers; w+: one for each, nearer and less editable; z."),
+    ] = "auto",
+    steps: Annotated[int, Parameter(help="Of the search.")] = 500,
+    lr: Annotated[float, Parameter(help="Highest step length, in standard deviations of the latents.")] = 0.1,
+    start: Annotated[
+        Literal["best", "mean"], Parameter(help="The nearest of --candidates images, or the mean latent.")
+    ] = "best",
+    candidates: Annotated[int, Parameter(help="Of which the search begins at the nearest.")] = 512,
+    pixels: Annotated[float, Parameter(help="Weight of the pixels beside the perceptual distance.")] = 1.0,
+    label: Annotated[
+        int | None, Parameter(help="The images' class; else the one of the nearest candidate.")
+    ] = None,
+    attributes: Annotated[
+        str | None, Parameter(help="The images' continuous labels: 0.3,1.7 or x=0.3,y=1.7.")
+    ] = None,
+    fit: Annotated[
+        Literal["crop", "pad", "stretch"] | None,
+        Parameter(help="How an image of another size is brought to the model's; else it is an error."),
+    ] = None,
+    batch: Annotated[
+        int, Parameter(help="Images sought at once; changes nothing but speed and memory.")
+    ] = 16,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+    **options: Options,
+) -> None:
+    """Find the latents of a GAN whose images are nearest to given ones.
+
+    The images of the latents that it leaves: diptych sample RUN --latents OUT/latents.npz --out x.png. They
+    are edited with diptych edit direction RUN --latents OUT/latents.npz.
+    """
+    import torch
+
+    from diptych import inversion, pictures
+    from diptych.data.picture import picture
+    from diptych.device import keep_buffers
+    from diptych.files import write_json
+    from diptych.latents import LIMITS, generator_of, write_points
+    from diptych.runs import load_model
+
+    say_on_stderr()
+    keep_buffers()
+    if out.suffix in (".png", ".npz", ".json"):
+        raise WrongUse(f"--out {out} is a file's name, but a folder is filled", "--out inverted")
+    if odd := set(LIMITS) & options.keys():
+        raise WrongUse(f"--{min(odd)} means nothing here: latents are sought without truncation")
+    model, _ = with_options(generator_of(load_model(run, device)), options)
+    how = inversion.InversionOptions(space, steps, lr, start, candidates, pixels, batch=batch)
+    files = pictures_in(images)
+    shown = torch.stack([picture(file, model.image_shape, fit) for file in files])
+    names, told = tuple(map(str, files)), asked(model, label, attributes)
+    watch = progress(len(files) * steps)
+    found = inversion.invert(model, shown, label=told, options=how, names=names, watch=watch)
+    write_points(out / "latents.npz", found.points)
+    pairs = torch.stack([shown, found.image], 1).flatten(0, 1)
+    pictures.save(pictures.sheet(pairs, columns=2, least=64), out / "reconstruction.png")
+    record = {"run": str(run), "space": found.space, "steps": steps, "images": found.facts()}
+    write_json(out / "inversion.json", record)
+    show(record | {"out": str(out)}) if as_json else print(out)
+
+
+def pictures_in(paths: Sequence[Path]) -> list[Path]:
+    """These files, and in a folder's place those in it, by name. Raises WrongUse where there are none."""
+    files: list[Path] = []
+    for path in paths:
+        inside = (
+            sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+            if path.is_dir()
+            else []
+        )
+        files += inside if path.is_dir() else [path]
+    if not files:
+        raise WrongUse(
+            f"there are no pictures in {', '.join(map(str, paths)) or 'nothing'}", "name files, or folders"
+        )
+    return files
+
+
+def progress(total: int) -> Callable[[int], None]:
+    """Says each tenth of the work on stderr."""
+    tenths = 0
+
+    def watch(done: int) -> None:
+        nonlocal tenths
+        if 10 * done // total > tenths:
+            tenths = 10 * done // total
+            logging.getLogger("diptych").info("searched %d %%", 10 * tenths)
+
+    return watch
