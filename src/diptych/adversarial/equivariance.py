@@ -23,7 +23,10 @@ FINE = 4  # samples to a pixel where an image is turned
 
 
 class Equivariance(NamedTuple):
-    """Signal-to-noise ratios in dB of images whose values span 2; more is better."""
+    """Signal-to-noise ratios in dB of images whose values span 2; more is better.
+
+    rotation is not-a-number where filters see beyond the edges everywhere: below 14 pixels.
+    """
 
     translation: float  # EQ-T: by whole pixels
     fractional: float  # EQ-T_frac: by parts of pixels as well

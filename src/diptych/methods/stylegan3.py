@@ -1,0 +1,123 @@
+"""StyleGAN3 (Karras et al., 2021, arXiv:2106.12423): an alias-free generator against StyleGAN2's critic, with
+lazy R1; neither path length regularisation nor style mixing."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from diptych.adversarial.augment import augmentation
+from diptych.adversarial.blur import Blurred, fading
+from diptych.adversarial.penalties import r1
+from diptych.adversarial.style import StyleModel
+from diptych.data.images import Images
+from diptych.errors import WrongUse, did_you_mean
+from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.stylegan2 import share
+from diptych.methods.units import units_of
+from diptych.networks.stylegan2_critic import StyleGAN2Critic
+from diptych.networks.stylegan3 import StyleGAN3Generator
+from diptych.recipe import Recipe, half_life, recipe
+
+Config = Literal["t", "r"]
+
+
+@recipe(width=8, largest=16, latent=16, style=16, layers=4, margin=4, batch=8)
+def stylegan3(
+    data: Images,
+    *,
+    config: Config = "t",
+    width: int = 0,
+    largest: int = 0,
+    layers: int = 0,
+    margin: int = 10,
+    latent: int = 512,
+    style: int = 512,
+    mapping: int = 2,
+    group: int = 4,
+    batch: int = 32,
+    gamma: float = 0.0,
+    r1_every: int = 16,
+    blur: float = -1.0,
+    blur_share: float = 0.02,
+    lr: float = 0.0025,
+    critic_lr: float = 0.002,
+    augment: str = "none",
+    freeze: int = 0,
+) -> Recipe:
+    """StyleGAN3: details move with what they belong to, not with the pixels; for video and animation.
+
+    Parameters
+    ----------
+    config
+        t: equivariant to translation; r: to rotation as well, with 1x1 convolutions of twice the channels.
+    width
+        Channels of the generator at full resolution, and of the critic; 0: 64.
+    largest
+        Most channels at any size; 0: twice the side of the image, 64 to 512.
+    layers
+        Of the generator; 0: 14 from 256 pixels on, two fewer for each halving of the size.
+    margin
+        Pixels around the image that layers compute as well, at each sampling rate.
+    latent
+        Length of the latent vector.
+    style
+        Length of the style vector.
+    mapping
+        Layers from latent to style.
+    group
+        Images whose standard deviation the critic is shown together.
+    batch
+        Images a step.
+    gamma
+        Weight of the R1 penalty; 0: 0.001 times pixels over batch, but at least 0.05.
+    r1_every
+        R1 is computed at each so many-th step, so many times as heavy.
+    blur
+        The critic sees images blurred by a Gaussian of so many pixels at first; below 0: none for t, for r
+        10 pixels of 256.
+    blur_share
+        The share of training after which the blur is gone.
+    lr
+        Learning rate of Adam for the generator.
+    critic_lr
+        Learning rate of Adam for the critic.
+    augment
+        What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
+        ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
+    freeze
+        So many of the critic's first stages hold still: for training from another run with `--init`.
+    """
+    if config not in get_args(Config):
+        raise WrongUse(
+            f"there is no configuration {config!r} of StyleGAN3", did_you_mean(config, list(get_args(Config)))
+        )
+    shape, side, turns = data.shape, max(data.shape[1:]), config == "r"
+    base, largest = (width or 64) * side, largest or min(512, max(64, 2 * side))
+    generator = StyleGAN3Generator(
+        shape,
+        **labels_of(data),
+        latent=latent,
+        style=style,
+        mapping_layers=mapping,
+        layers=layers,
+        base=base * (1 + turns),
+        largest=largest * (1 + turns),
+        kernel=1 if turns else 3,
+        radial=turns,
+        margin=margin,
+    )
+    critic = StyleGAN2Critic(
+        shape, **labels_of(data), architecture="resnet", base=base, largest=largest, group=group
+    )
+    sigma = blur if blur >= 0 else 10 * side / 256 * turns
+    method = Adversarial(
+        StyleModel(generator, units=units_of(data)),
+        Blurred(critic),
+        penalties=[r1(gamma or max(0.05, 0.001 * shape[1] * shape[2] / batch), every=r1_every)],
+        lr=(lr, critic_lr * share(r1_every)),
+        betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
+        augment=augmentation(augment),
+        frozen=freeze,
+        grow=fading(sigma, blur_share) if sigma and blur_share > 0 else None,
+    )
+    return Recipe(method, batch=batch, average=half_life(batch * 312.5))
