@@ -177,6 +177,7 @@ def test_a_model_without_a_training_state_lends_its_model(source: dict[str, Run]
 def test_runs_from_before_the_setting_go_on(source: dict[str, Run], tmp_path: Path) -> None:
     shutil.copytree(source["edm"].path, tmp_path / "old")
     recipe = json.loads((tmp_path / "old" / "recipe.json").read_text())
+    del recipe["arguments"]["augment"]
     del recipe["settings"]["init"]
     (tmp_path / "old" / "recipe.json").write_text(json.dumps(recipe))
     again = train(EDM, made_up(), tmp_path / "old", arguments=EDM.small, settings=BUDGET)

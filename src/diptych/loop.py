@@ -57,7 +57,7 @@ def train(
     keep_buffers()
     run = Run(Path(out))
     description = describe(spec, data, arguments or {}, settings)
-    recorded = claim(run, description, force)
+    recorded = claim(run, description, force, spec.defaults)
     if "images" not in recorded:
         if settings.init:  # before anything is written: what does not fit is no run
             transfer(build(spec, data, arguments or {}, settings, 1), settings.init)
@@ -139,8 +139,10 @@ def versions() -> dict[str, str]:
     return {"diptych": diptych.__version__, "torch": torch.__version__}
 
 
-def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, Any]:
-    """What recipe.json says already, or nothing.
+def claim(
+    run: Run, description: Mapping[str, Any], force: bool, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What recipe.json says already, or nothing. defaults: the recipe's own.
 
     Raises RunError where it says something else and not `force`.
     """
@@ -149,7 +151,7 @@ def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, An
             raise RunError(f"{run.path} is not empty and not a run", "choose another --out")
         return {}
     recorded = dict(run.recipe)
-    different = differences(recorded, description)
+    different = differences(recorded, description, defaults)
     if different and not force:
         raise RunError(
             f"{run.path} was made by another command:\n  " + "\n  ".join(different),
@@ -165,7 +167,7 @@ def claim(run: Run, description: Mapping[str, Any], force: bool) -> dict[str, An
     return merged
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """One line for each argument that changed. The device may change, compiling, and where the data lies."""
     ignored = {
         ("settings", "device"),
@@ -174,7 +176,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         ("data", "name"),
         ("data", "licence"),
     }
-    unsaid = {"settings": asdict(Settings())}  # what runs of earlier versions could not set
+    unsaid = {
+        "settings": asdict(Settings()),
+        "arguments": defaults,
+    }  # what runs of earlier versions could not set
     lines = [] if old["recipe"] == new["recipe"] else [f"recipe: {old['recipe']}, now {new['recipe']}"]
     for part in ("arguments", "data", "settings"):
         trees = ({**unsaid.get(part, {}), **tree[part]} for tree in (old, new))

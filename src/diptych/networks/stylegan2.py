@@ -69,7 +69,9 @@ class SynthesisBlock(nn.Module):
         """styles (B, layers of this block + 1, D); noise: one for each layer. Both maps grow to this size."""
         if x is None or self.conv0 is None:
             assert self.start is not None
-            x = self.conv1(self.start.expand(styles.shape[0], -1, -1, -1), styles[:, 0], noise[0])
+            start = self.start.expand(styles.shape[0], -1, -1, -1)
+            start = start.contiguous(memory_format=torch.channels_last)  # all that follows keeps the format
+            x = self.conv1(start, styles[:, 0], noise[0])
         elif self.skip is None:
             x = self.conv1(self.conv0(x, styles[:, 0], noise[0]), styles[:, 1], noise[1])
         else:
