@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import remove_parametrizations
 
 import diptych
 from diptych.errors import RunError, WrongUse
@@ -70,7 +71,7 @@ def export(
     require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
     if unknown := model.wants - {"label"}:
         raise WrongUse(f"a model that wants {', '.join(sorted(unknown))} cannot be exported yet")
-    graph = Graph(copy.deepcopy(model).cpu().eval().requires_grad_(False), uint8).eval()
+    graph = Graph(folded(copy.deepcopy(model).cpu().eval().requires_grad_(False)), uint8).eval()
     traced = trace(graph)
     describe(traced, graph, path.stem)
     proto = serialized(traced)
@@ -78,6 +79,14 @@ def export(
     write(path, lambda temporary: _put(temporary, proto))
     inputs, outputs = (signature(values) for values in (traced.graph.inputs, traced.graph.outputs))
     return Exported(path, inputs, outputs, difference, time.perf_counter() - begun, len(proto))
+
+
+def folded(model: Model) -> Model:
+    """The model, changed in place: weights that are computed from others (spectral norms) become plain."""
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            remove_parametrizations(module, name)
+    return model
 
 
 class Graph(nn.Module):

@@ -1,0 +1,1 @@
+"""Official weights of others, read without running anything of theirs, as models of this package."""
