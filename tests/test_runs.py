@@ -143,7 +143,11 @@ def test_a_torn_log_line_is_left_out(tmp_path: Path) -> None:
 def test_saveable_remembers_defaults_and_nesting(model: LatentModel) -> None:
     tree = to_tree(model)
     assert tree["network"]["group"] == 16  # a default, so that a later default does not change an old model
-    assert tree["options"] == {"class": "diptych.adversarial.latent:LatentOptions", "truncation": 0.5}
+    assert tree["options"] == {
+        "class": "diptych.adversarial.latent:LatentOptions",
+        "truncation": 0.5,
+        "threshold": 0.0,
+    }
     assert to_tree(from_tree(tree)) == tree
 
 
