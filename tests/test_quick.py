@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conftest import made_up
 from diptych import catalog
-from diptych.cli.watch import spoken
+from diptych.cli.watch import examined, spoken
 from diptych.data.images import DataSet, Images
 from diptych.errors import WrongUse
 from diptych.loop import train
@@ -165,6 +165,7 @@ def test_the_reals_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_progress_display_says() -> None:
     logs = {"exam/fid": 12.34, "exam/kid": 0.1, "exam/coverage": 0.5, "critic": 0.25, "critic_gradient": 9.0}
-    assert spoken(logs) == "fid 12.3  coverage 0.5 | critic 0.25"
+    assert examined(logs) == "fid 12.3  coverage 0.5"
+    assert spoken({**logs, "logit_gap": 0.1, "r1": 2.0}) == "critic 0.25 ∇9  ·  gap 0.1  r1 2"
     assert spoken({"critic": 1.0}) == "critic 1"
-    assert spoken({}) == ""
+    assert spoken({}) == examined({}) == ""

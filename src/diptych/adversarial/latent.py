@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diptych.adversarial.truncated import LARGEST, truncated_normal
 from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise, takes_after
 from diptych.saveable import saveable
@@ -55,10 +56,13 @@ class LatentOptions:
     """How latents are drawn."""
 
     truncation: float = 1.0  # standard deviation of the latents: less is safer and less diverse
+    threshold: float = 0.0  # BigGAN's truncation: latents are drawn within it, before they are scaled; 0: all
 
     def __post_init__(self) -> None:
         if not 0 <= self.truncation <= 2:
             raise WrongUse(f"truncation must lie in 0..2, not {self.truncation}")
+        if self.threshold and not 0.01 <= self.threshold <= LARGEST:
+            raise WrongUse(f"threshold must be 0 or lie in 0.01..{LARGEST:g}, not {self.threshold}")
 
 
 @saveable
@@ -77,8 +81,11 @@ class LatentModel(GeneratorModel):
         super().__init__(network, options, units)
 
     def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
-        """Normal vectors (B, 1, latent)."""
-        return noise.normal(self.network.latent)[:, None] * self.options.truncation  # type: ignore[no-any-return]
+        """Normal vectors (B, 1, latent), or truncated normal ones."""
+        z = noise.normal(self.network.latent)[:, None]
+        if self.options.threshold:
+            z = truncated_normal(z, self.options.threshold)
+        return z * self.options.truncation  # type: ignore[no-any-return]
 
     def render(
         self, latents: Tensor, condition: Condition = Condition(), noise: Noise | None = None

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from diptych.method import Batch, Clock, Loss
 
@@ -73,11 +74,20 @@ class Orthogonal(Regulariser):
     def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
         """Looks at weights only: each row is one filter."""
         layers = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        size = torch.stack([overlap(layer.weight.flatten(1)) for layer in layers]).sum()
+        size = torch.stack([overlap(learned(layer).flatten(1)) for layer in layers]).sum()
         return self.weight * size, {self.name: size.detach()}
+
+
+def learned(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    """The weight that is learned, where the layer's own is computed from it.
+
+    Of spectrally normalised weights the term would shrink all singular values but the largest.
+    """
+    return layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight  # type: ignore
 
 
 def overlap(matrix: Tensor) -> Tensor:
     """Sum of the squared inner products of different rows: (out, in) -> ()."""
-    products = matrix @ matrix.T
-    return products.square().sum() - products.diagonal().square().sum()
+    # W W^T and W^T W have the same sum of squares; of a tall matrix the latter is far smaller
+    products = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return products.square().sum() - matrix.square().sum(1).square().sum()

@@ -1,0 +1,57 @@
+"""DCGAN (Radford et al., 2015, arXiv:1511.06434): the convolutional GAN that later ones are measured by."""
+
+from __future__ import annotations
+
+from diptych.adversarial.augment import augmentation
+from diptych.adversarial.latent import LatentModel
+from diptych.data.images import Images
+from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.units import units_of
+from diptych.networks.dcgan import DCCritic, DCGenerator
+from diptych.recipe import Recipe, recipe
+
+
+@recipe(width=8, largest=16, latent=16, batch=8)
+def dcgan(
+    data: Images,
+    *,
+    width: int = 0,
+    largest: int = 512,
+    latent: int = 100,
+    batch: int = 64,
+    lr: float = 2e-4,
+    augment: str = "none",
+    freeze: int = 0,
+) -> Recipe:
+    """The classical convolutional GAN: small and quick, a baseline; it covers less than later ones.
+
+    Parameters
+    ----------
+    width
+        Channels at half of the full size, doubled at each halving; 0: 64 up to 32 pixels, 128 above.
+    largest
+        Most channels at any size; the paper's largest network has 1024.
+    latent
+        Length of the latent vector.
+    batch
+        Images a step; the paper takes 128.
+    lr
+        Learning rate of Adam for both networks, with a first moment of 0.5.
+    augment
+        What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
+        ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
+    freeze
+        So many of the critic's first stages hold still: for training from another run with `--init`.
+    """
+    width = width or (64 if min(data.shape[1:]) <= 32 else 128)
+    sizes = {**labels_of(data), "width": width, "largest": largest}
+    method = Adversarial(
+        LatentModel(DCGenerator(data.shape, latent=latent, **sizes), units=units_of(data)),
+        DCCritic(data.shape, **sizes),
+        loss="non-saturating",
+        lr=lr,
+        betas=(0.5, 0.999),
+        augment=augmentation(augment),
+        frozen=freeze,
+    )
+    return Recipe(method, batch=batch)

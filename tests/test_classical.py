@@ -1,0 +1,509 @@
+"""The classical GANs: their parts against closed forms, and what their models do with the normal noise."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor, nn
+
+from conftest import made_up
+from diptych import catalog
+from diptych.adversarial.latent import LatentModel, LatentOptions
+from diptych.adversarial.regularisers import Orthogonal, overlap
+from diptych.adversarial.standing import FIRST, standing_statistics
+from diptych.adversarial.truncated import LARGEST, inverse_erf, truncated_normal
+from diptych.errors import WrongUse
+from diptych.exporter import export
+from diptych.method import Batch, Clock
+from diptych.model import Condition, Noise
+from diptych.networks.biggan import Attention, BigCritic, BigGenerator, ToldNorm, chunks, halvings
+from diptych.networks.biggan_deep import DeepCritic, DeepGenerator
+from diptych.networks.biggan_deep import DownBlock as DeepDown
+from diptych.networks.biggan_deep import UpBlock as DeepUp
+from diptych.networks.dcgan import DCCritic, DCGenerator
+from diptych.networks.resgan import LabelNorm, Projection, ResCritic, ResGenerator
+from diptych.networks.spectral import SpectralNorm, converge, spectral
+from diptych.training import Settings, Training
+
+SHAPE = (3, 10, 12)  # not square, and not a multiple of what the networks crop from
+SMALL = {"width": 8, "largest": 16}
+GENERATORS: dict[str, Any] = {
+    "dcgan": lambda **labels: DCGenerator(SHAPE, latent=12, **SMALL, **labels),
+    "resgan": lambda **labels: ResGenerator(SHAPE, latent=12, **SMALL, **labels),
+    "biggan": lambda **labels: BigGenerator(SHAPE, latent=12, shared=6, **SMALL, **labels),
+    "biggan-deep": lambda **labels: DeepGenerator(SHAPE, latent=12, shared=6, **SMALL, **labels),
+}
+CRITICS: dict[str, Any] = {
+    "dcgan": lambda **labels: DCCritic(SHAPE, **SMALL, **labels),
+    "wgan-gp": lambda **labels: ResCritic(SHAPE, norm="layer", **SMALL, **labels),
+    "sngan": lambda **labels: ResCritic(SHAPE, normalised=True, **SMALL, **labels),
+    "biggan": lambda **labels: BigCritic(SHAPE, **SMALL, **labels),
+    "biggan-deep": lambda **labels: DeepCritic(SHAPE, **SMALL, **labels),
+}
+CLASSICAL = ("dcgan", "wgan-gp", "sngan", "biggan", "biggan-deep")
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def loud(network: nn.Module) -> nn.Module:
+    """Normal weights everywhere, and vectors and statistics to match: nothing begins as the identity."""
+    for seed, p in enumerate(network.parameters()):
+        p.data = randn(*p.shape, seed=seed) * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.3)
+    converge(network, 50)
+    return network.eval()
+
+
+def training(name: str, **given: Any) -> Training:
+    spec, data = catalog.recipe(name), made_up().train
+    torch.manual_seed(0)
+    return Training(spec(data, **{**spec.small, **given}), data, 1000, Settings(device="cpu"))
+
+
+# spectral normalisation
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(7, 5), nn.Conv2d(3, 6, 3), nn.Embedding(9, 4)], ids=repr)
+def test_spectral_norm_is_the_largest_singular_value(layer: nn.Module) -> None:
+    weight = layer.weight.detach().clone()  # type: ignore[operator, union-attr]
+    layer = spectral(layer)
+    converge(layer, 200)
+    expected = weight / torch.linalg.matrix_norm(weight.flatten(1), 2)
+    torch.testing.assert_close(layer.eval().weight, expected)
+    theirs = nn.utils.parametrizations._SpectralNorm(weight, n_power_iterations=200)
+    torch.testing.assert_close(layer.weight, theirs(weight))
+
+
+def test_spectral_norm_holds_its_gradient_back() -> None:
+    """d/dW of c : W / sigma(W), against finite differences of the exact singular value; sigma is not a number
+    to it (equation 12)."""
+    torch.manual_seed(0)
+    weight, c = randn(5, 4), randn(5, 4, seed=1)
+    norm = SpectralNorm(weight).eval()
+    norm.improve(weight, 500)
+    weight.requires_grad_()
+    (slope,) = torch.autograd.grad((c * norm(weight)).sum(), weight)
+    exact = weight.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad((c * exact / torch.linalg.matrix_norm(exact, 2)).sum(), exact)
+    torch.testing.assert_close(slope, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_spectral_norm_follows_in_training_and_stands_still_in_evaluation() -> None:
+    layer = spectral(nn.Linear(6, 6))
+    with torch.no_grad():
+        layer.parametrizations.weight.original.copy_(randn(6, 6))  # type: ignore[union-attr, operator]
+    layer.eval()
+    assert torch.equal(layer.weight, layer.weight)
+    layer.train()
+    sizes = [float(torch.linalg.matrix_norm(layer.weight.detach(), 2)) for _ in range(300)]
+    assert abs(sizes[0] - 1) > 0.01
+    assert sizes[-1] == pytest.approx(1, abs=1e-3)
+
+
+def test_spectral_norm_does_not_depend_on_the_memory_format() -> None:
+    torch.manual_seed(0)
+    conv = spectral(nn.Conv2d(4, 5, 3)).eval()
+    expected = conv.weight.clone()
+    conv = conv.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(conv.weight, expected)
+
+
+def test_spectral_norm_under_autocast_is_that_of_float32() -> None:
+    torch.manual_seed(0)
+    layer = spectral(nn.Linear(32, 32)).eval()
+    expected = layer.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.weight.dtype == torch.float32
+        assert torch.equal(layer.weight, expected)
+        assert layer.train()(randn(2, 32)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["sngan", "biggan", "biggan-deep"])
+def test_every_weight_of_a_normalised_critic_has_norm_one(name: str) -> None:
+    critic = CRITICS[name](classes=3)
+    layers = [m for m in critic.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
+    assert len(layers) > 5
+    loud(critic)
+    converge(critic, 300)
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=3e-3)
+
+
+def test_averaged_weights_have_vectors_of_their_own() -> None:
+    """Copied from the weights in training they give another norm; `settle` mends that, and no more."""
+    run = training("biggan", lr=0.01)
+    for _ in range(6):
+        run.step()
+    kept = copy.deepcopy(run.average.state_dict())
+
+    def furthest() -> float:
+        layers = [m for m in run.average.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        norms = [torch.linalg.matrix_norm(layer.weight.flatten(1), 2) for layer in layers]
+        return float((torch.stack(norms) - 1).abs().max())
+
+    before = furthest()
+    run.settle()
+    assert furthest() < before / 2
+    changed = {k for k, v in run.average.state_dict().items() if not torch.equal(v, kept[k])}
+    assert changed
+    assert all(
+        key.rsplit(".", 1)[1] in ("left", "right", "running_mean", "running_var", "num_batches_tracked")
+        for key in changed
+    )
+
+
+def test_copies_share_nothing() -> None:
+    generator = GENERATORS["biggan"](classes=3)
+    twin = copy.deepcopy(generator)
+    before = {key: value.clone() for key, value in generator.state_dict().items()}
+    loud(twin)
+    twin.train()(randn(4, 12), torch.tensor([0, 1, 2, 0]))
+    assert all(torch.equal(value, before[key]) for key, value in generator.state_dict().items())
+
+
+# labels
+
+
+def test_projection() -> None:
+    """psi(h) + y^T V h (Miyato and Koyama, 2018, equation 4), by hand."""
+    head = Projection(5, 3, 0, normalised=False)
+    h, label = randn(4, 5), torch.tensor([0, 2, 1, 2])
+    psi, table = head.linear.weight, head.label.table.weight  # type: ignore[union-attr]
+    torch.testing.assert_close(head(h, label), (h @ psi.T)[:, 0] + (table[label] * h).sum(1))
+    torch.testing.assert_close(head(h, None), h @ (psi[0] + table.mean(0)))
+
+
+def test_the_critic_of_a_label_differs_by_its_projection_only() -> None:
+    """D(x, a) - D(x, b) is linear in the features: an image's features are found from two labels' logits."""
+    critic = loud(CRITICS["biggan"](classes=7))
+    image = randn(2, *SHAPE)
+    logits = torch.stack([critic(image, torch.full((2,), label)) for label in range(7)], 1)
+    table = critic.head.label.table.weight  # type: ignore[union-attr]
+    mean = critic(image)
+    torch.testing.assert_close(logits.mean(1), mean, rtol=1e-4, atol=1e-4)
+    assert table.shape == (7, 16)
+    assert (logits.std(1) > 1e-3).all()
+
+
+def test_label_norm_is_batch_norm_with_each_labels_gain_and_bias() -> None:
+    norm = LabelNorm(4, 3, 0)
+    loud(norm).train()
+    x, label = randn(5, 4, 6, 6), torch.tensor([0, 1, 2, 2, 1])
+    plain = (x - x.mean((0, 2, 3), keepdim=True)) / (
+        x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5
+    ).sqrt()
+    gain, bias = norm.told.table.weight[label, :, None, None].chunk(2, 1)  # type: ignore[union-attr]
+    torch.testing.assert_close(norm(x, label), plain * (1 + gain) + bias)
+
+
+def test_told_norm_is_linear_in_what_it_is_told() -> None:
+    norm = loud(ToldNorm(4, 5)).train()
+    x, told = randn(6, 4, 3, 3), randn(6, 5, seed=1)
+    plain = (x - x.mean((0, 2, 3), keepdim=True)) / (
+        x.var((0, 2, 3), correction=0, keepdim=True) + 1e-4
+    ).sqrt()
+    image = norm(x, told)
+    norm.eval()
+    gain, bias = (told @ layer.weight.T for layer in (norm.gain, norm.bias))
+    expected = plain * (1 + gain)[:, :, None, None] + bias[:, :, None, None]
+    torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-3)  # eval's vectors are one step on
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("labels", [{}, {"classes": 3}, {"attributes": 2}], ids=str)
+def test_no_label_is_the_mean_of_all(name: str, labels: dict[str, int]) -> None:
+    """A label of the mean embedding, or of unknown attributes, draws what no label draws; others do not."""
+    generator = loud(GENERATORS[name](**labels))
+    z = randn(2, 12)
+    image = generator(z)
+    assert image.shape == (2, *SHAPE)
+    assert image.std() > 0.05
+    if not labels:
+        return
+    told = torch.tensor([0, 2]) if "classes" in labels else torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+    assert not torch.allclose(generator(z, told), image, atol=1e-3)
+    if "attributes" in labels:
+        torch.testing.assert_close(generator(z, torch.full((2, 2), math.nan)), image)
+
+
+@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("labels", [{}, {"classes": 3}, {"attributes": 2}], ids=str)
+def test_critics_name_all_their_parts_in_order(name: str, labels: dict[str, int]) -> None:
+    critic = loud(CRITICS[name](**labels))
+    parts = critic.parts()
+    owned = [id(p) for part in parts for p in part.parameters()]
+    assert len(owned) == len(set(owned))
+    assert set(owned) == {id(p) for p in critic.parameters()}
+    image = randn(2, *SHAPE)
+    before = critic(image)
+    assert before.shape == (2,)
+    with torch.no_grad():
+        for p in parts[0].parameters():
+            p.add_(0.1 * randn(*p.shape, seed=5))
+    assert not torch.equal(critic(image), before)
+
+
+# attention
+
+
+def test_attention_against_the_naive_form() -> None:
+    """Equations 1 to 3 of Zhang et al. pixel by pixel, with keys and values of the half size."""
+    attention = loud(Attention(16))
+    assert attention.gain != 0
+    x = randn(2, 16, 6, 4)
+    expected = x.clone()
+    for image in range(2):
+        query = torch.einsum("oc,chw->ohw", attention.query.weight[:, :, 0, 0], x[image])
+        key, value = (
+            torch.einsum("oc,chw->ohw", layer.weight[:, :, 0, 0], x[image])
+            .unflatten(2, (2, 2))
+            .unflatten(1, (3, 2))
+            .amax((2, 4))
+            .flatten(1)
+            for layer in (attention.key, attention.value)
+        )
+        for row in range(6):
+            for column in range(4):
+                share = torch.softmax(query[:, row, column] @ key, 0)
+                seen = attention.leave.weight[:, :, 0, 0] @ (value @ share)
+                expected[image, :, row, column] += attention.gain * seen
+    torch.testing.assert_close(attention(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_begins_as_the_identity_and_stands_where_it_is_told() -> None:
+    x = randn(2, 16, 4, 4)
+    assert torch.equal(Attention(16)(x), x)
+    assert halvings((3, 128, 128), 64) == 1
+    assert halvings((3, 256, 256), 64) == 2
+    assert halvings((3, 32, 32), 64) == 1
+    assert halvings((3, 64, 64), 4) == 4
+    sizes: list[int] = []
+    for network, given in (
+        (BigGenerator((3, 64, 64), attention=16, **SMALL), randn(1, 100)),
+        (BigCritic((3, 64, 64), attention=16, **SMALL), randn(1, 3, 64, 64)),
+        (DeepGenerator((3, 64, 64), attention=16, latent=100, **SMALL), randn(1, 100)),
+        (DeepCritic((3, 64, 64), attention=16, **SMALL), randn(1, 3, 64, 64)),
+    ):
+        assert isinstance(network.attention, Attention)
+        network.attention.register_forward_pre_hook(lambda module, x: sizes.append(x[0].shape[2]))
+        network(given)
+    assert sizes == [16] * 4
+    assert BigGenerator(SHAPE, attention=0).attention is None
+
+
+# BigGAN's latent
+
+
+def test_chunks_reach_their_own_block_and_those_after() -> None:
+    """The last chunk tells the last block only: what leaves the first block does not know it."""
+    assert chunks(120, 6) == [20] * 6
+    assert chunks(14, 4) == [4, 4, 3, 3]
+    with pytest.raises(WrongUse, match="cannot be cut into 6"):
+        chunks(5, 6)
+    generator = loud(BigGenerator((1, 16, 16), latent=9, **SMALL))
+    left: list[Tensor] = []
+    generator.blocks[0].register_forward_hook(lambda module, given, x: left.append(x))  # type: ignore[union-attr, operator]
+    z = randn(1, 9)
+    images = [generator(z + shift) for shift in (0, torch.eye(9)[8], torch.eye(9)[4], torch.eye(9)[0])]
+    assert torch.equal(left[0], left[1])
+    assert not torch.equal(left[0], left[2])
+    assert not torch.equal(left[0], left[3])
+    assert all(not torch.equal(images[0], image) for image in images[1:])
+
+
+def test_deep_shortcuts_keep_drop_and_add_channels() -> None:
+    """With the last convolution at zero only the shortcut is left."""
+    up, down = loud(DeepUp(8, 4, 3, True)), loud(DeepDown(4, 8, True))
+    x = randn(2, 8, 4, 4)
+    with torch.no_grad():
+        for layer in (up.convs[-1], down.leave):  # type: ignore[union-attr, index]
+            layer.register_forward_hook(lambda module, given, out: torch.zeros_like(out))  # type: ignore[union-attr]
+    expected = x[:, :4].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.equal(up(x, randn(2, 3)), expected)
+    shrunk = down(x[:, :4])
+    torch.testing.assert_close(shrunk[:, :4], nn.functional.avg_pool2d(x[:, :4], 2))
+    torch.testing.assert_close(shrunk[:, 4:], down.more(shrunk[:, :4]))  # type: ignore[operator]
+
+
+# regularisation
+
+
+@pytest.mark.parametrize("size", [(3, 7), (7, 3), (5, 5)])
+def test_overlap_sums_the_products_of_different_rows(size: tuple[int, int]) -> None:
+    matrix = randn(*size).double()
+    rows = list(matrix)
+    expected = sum((a @ b) ** 2 for i, a in enumerate(rows) for j, b in enumerate(rows) if i != j)
+    torch.testing.assert_close(overlap(matrix), expected)
+
+
+def test_orthogonal_asks_for_the_learned_weights_and_leaves_embeddings_alone() -> None:
+    generator = GENERATORS["biggan"](classes=3)
+    batch, clock = Batch(randn(2, *SHAPE), Condition()), Clock(0, 1, 0)
+    term, logs = Orthogonal(0.5)(generator, batch, clock)
+    weights = [
+        m.parametrizations.weight.original
+        for m in generator.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    gram = [w.flatten(1) @ w.flatten(1).T for w in weights]
+    expected = sum((g - g.diag().diag()).square().sum() for g in gram)
+    torch.testing.assert_close(logs["orthogonal"], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(term, expected / 2, rtol=1e-4, atol=1e-4)
+    term.backward()
+    reached = {key for key, p in generator.named_parameters() if p.grad is not None}
+    assert reached == {key for key, p in generator.named_parameters() if key.endswith("original")}
+
+
+def test_standing_statistics_are_those_of_the_images_sampled() -> None:
+    """Every batch norm remembers the mean over 16 batches of its inputs' means and variances."""
+    model = LatentModel(loud(GENERATORS["biggan"](classes=3))).eval()
+    inputs: dict[str, list[Tensor]] = {}
+    norms = {k: m for k, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    hooks = [
+        norm.register_forward_pre_hook(lambda module, x, k=key: inputs.setdefault(k, []).append(x[0]))  # type: ignore[misc]
+        for key, norm in norms.items()
+    ]
+    standing_statistics(model)
+    for hook in hooks:
+        hook.remove()
+    assert len(norms) == 3  # two of the one block, one before the image
+    for key, norm in norms.items():
+        assert len(inputs[key]) == 16
+        mean = torch.stack([x.mean((0, 2, 3)) for x in inputs[key]]).mean(0)
+        variance = torch.stack([x.var((0, 2, 3)) for x in inputs[key]]).mean(0)
+        torch.testing.assert_close(norm.running_mean, mean, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var, variance, rtol=1e-4, atol=1e-5)
+    # the first norm meets the same values in evaluation, so its output has mean 0 and deviation 1
+    seen: list[Tensor] = []
+    norms["network.blocks.0.first_norm.norm"].register_forward_hook(lambda module, x, out: seen.append(out))
+    seeds = range(FIRST, FIRST + 1024)
+    with torch.no_grad():
+        model(Noise(seeds), Condition(label=model.labels_for(seeds)))
+    torch.testing.assert_close(seen[0].mean((0, 2, 3)), torch.zeros(16), rtol=0, atol=1e-3)
+    torch.testing.assert_close(seen[0].std((0, 2, 3)), torch.ones(16), rtol=0, atol=0.02)
+
+
+# truncation
+
+
+def test_inverse_erf() -> None:
+    y = torch.cat([torch.linspace(-0.99994, 0.99994, 200_001), torch.tensor([0.0, 1e-30, -1e-12])]).float()
+    exact = torch.erfinv(y.double())
+    error = (inverse_erf(y).double() - exact).abs() / exact.abs().clamp(min=1e-30)
+    assert float(error[y != 0].max()) < 1e-6
+    assert inverse_erf(torch.zeros(1)) == 0
+
+
+@pytest.mark.parametrize("threshold", [0.04, 0.5, 1.0, 2.0, LARGEST])
+def test_truncated_normal_has_the_moments_of_one(threshold: float) -> None:
+    """Against scipy, quantile by quantile: a fine grid of normal quantiles has the truncated one's."""
+    p = (np.arange(100_000) + 0.5) / 100_000
+    z = torch.from_numpy(scipy.stats.norm.ppf(p)).float()
+    theirs = scipy.stats.truncnorm(-threshold, threshold)
+    ours = truncated_normal(z, threshold)
+    np.testing.assert_allclose(ours.numpy(), theirs.ppf(p), rtol=1e-3, atol=2e-5 * threshold)
+    assert float(ours.double().var()) == pytest.approx(theirs.var(), rel=1e-3)
+    assert float(ours.double().pow(4).mean()) == pytest.approx(theirs.moment(4), rel=1e-3)
+    assert float(ours.abs().max()) <= threshold * (1 + 1e-6)
+    assert (ours.diff() >= 0).all()  # seeds keep their order
+    assert (
+        float(truncated_normal(torch.tensor([-40.0, 40.0]), threshold).abs().sub(threshold).abs().max())
+        < 1e-3
+    )
+
+
+def test_threshold_is_an_option_of_every_latent_model() -> None:
+    model = LatentModel(loud(GENERATORS["resgan"]())).eval()
+    noise = Noise(range(200))
+    z = model.using(threshold=0.5, truncation=0.8).latents(noise)
+    assert float(z.abs().max()) <= 0.4
+    assert float(z.std()) == pytest.approx(0.8 * scipy.stats.truncnorm(-0.5, 0.5).std(), rel=0.03)
+    assert not torch.equal(model.sample([1]), model.using(threshold=0.5).sample([1]))
+    for wrong in (-1.0, 0.001, 5.0):
+        with pytest.raises(WrongUse, match="threshold"):
+            LatentOptions(threshold=wrong)
+
+
+# whole models
+
+
+@pytest.mark.parametrize("name", ["dcgan", "biggan"])
+def test_exports_with_its_norms_folded(name: str, tmp_path: Path) -> None:
+    """Two of the four: each takes seconds. (All were checked once.)"""
+    model = LatentModel(loud(GENERATORS[name](classes=3)), LatentOptions(threshold=0.7)).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    result = export(model, tmp_path / "model.onnx", batches=(1, 3, 8))
+    assert result.difference is not None
+    assert result.difference < 1e-4
+    file = onnx.load(result.path)
+    held = sum(int(np.prod(tensor.dims)) for tensor in file.graph.initializer)
+    assert held < sum(p.numel() for p in model.parameters()) + 2000
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("network", [DCGenerator, ResGenerator, BigGenerator, DeepGenerator])
+def test_sizes_below_eight_are_refused(network: Any) -> None:
+    with pytest.raises(WrongUse, match=r"cannot make 7x20(.|\n)*8 is the least"):
+        network((1, 7, 20))
+
+
+def test_wgan_is_clipped_or_penalised() -> None:
+    clipped: Any = training("wgan-gp", clip=0.02)
+    for _ in range(3):
+        clipped.step()
+    assert "gradient_penalty" not in clipped.logs.means()
+    penalised = training("wgan-gp")
+    penalised.step()
+    assert penalised.logs.means()["gradient_penalty"] > 0
+    with pytest.raises(WrongUse, match="bounded slope"):
+        training("wgan-gp", penalty=0.0)
+    with pytest.raises(WrongUse, match="at least 0"):
+        training("wgan-gp", clip=-0.01)
+    with pytest.raises(WrongUse, match="none or layer"):
+        ResCritic(SHAPE, norm="batch")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["wgan-gp", "sngan", "biggan"])
+def test_critics_of_residual_gans_can_be_differentiated_twice(name: str) -> None:
+    """Slope penalties ask for it: the second derivative along a direction, against a difference of slopes."""
+    critic = loud(CRITICS[name](classes=3)).double()
+    image, direction = randn(2, *SHAPE).double().requires_grad_(), randn(2, *SHAPE, seed=3).double()
+    label = torch.tensor([0, 2])
+    (slope,) = torch.autograd.grad(critic(image, label).sum(), image, create_graph=True)
+    assert slope.abs().max() > 0
+    weight = next(p for p in critic.parameters() if p.ndim == 4)
+    (second,) = torch.autograd.grad((slope * direction).sum(), weight)
+    toward = randn(*weight.shape, seed=4).double()
+    ends = []
+    for step in (1e-6, -1e-6):
+        weight.data += step * toward
+        (moved,) = torch.autograd.grad(critic(image, label).sum(), image)
+        ends.append((moved * direction).sum())
+        weight.data -= step * toward
+    assert float((second * toward).sum()) == pytest.approx(
+        float(ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_learning_rates_fall_where_the_paper_lets_them(name: str) -> None:
+    method: Any = training(name).method
+    scales = [method.lr_scale(Clock(images, 1800, 5)) for images in (0, 900, 1700)]
+    assert scales == pytest.approx([1, 1, 0.5] if name in ("wgan-gp", "sngan") else [1, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["biggan", "biggan-deep"])
+def test_two_time_scales(name: str) -> None:
+    phases = {phase.name: phase for phase in training(name, lr=1e-4, critic_lr=3e-4).phases}
+    rates = {key: phase.optimizer.param_groups[0]["lr"] for key, phase in phases.items()}
+    assert rates == {"critic": 3e-4, "generator": 1e-4}
+    assert phases["generator"].every == 2
