@@ -311,6 +311,8 @@ def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ada.observe(torch.empty(4, device="meta"), Clock(0, 1000, 0))["augment"].shape == ()
     with pytest.raises(RuntimeError, match="meta"):
         bool(ada.p > 0)
+    monkeypatch.setattr(torch, "tensor", None)  # neither does it bring values there again
+    assert ada(image).shape == image.shape
 
 
 def test_diffaugment_has_closed_forms() -> None:

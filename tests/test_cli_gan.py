@@ -141,6 +141,9 @@ def test_directions_are_used_again(place: Path, capsys: pytest.CaptureFixture[st
     assert list(told["strength"]) == ["sefa 0", "sefa 1", "sefa 2"]
     assert typed(place, "edit direction style --direction one.npz --which 1 --seeds 0,1 --out two.png") == 0
     assert np.array_equal(shown(place / "two.png"), shown(place / "one.png")[2 * 65 + 7 : 4 * 65 + 6])
+    whole = (place / "one.npz").read_bytes()
+    assert typed(place, "edit direction style --direction one.npz --which 1 --seeds 0,1 --out one.png") == 0
+    assert (place / "one.npz").read_bytes() == whole  # what was asked of it is not all of it
     assert typed(place, "edit direction style --direction two.npz --seeds 0 --out film.gif --steps 4") == 0
     with Image.open(place / "film.gif") as film:
         assert film.n_frames == 6  # there and back
@@ -178,6 +181,9 @@ WRONG = {
     "edit direction plain --sefa 0 --out x.png": "directions, not 0",
     "edit direction plain --direction labelled --out x.png": "cannot be read",
     "edit direction edm --sefa 1 --out x.png": "no latent space",
+    "edit mix style --rows 0 --columns 1 --out x.png --noise random": "--noise random means nothing",
+    "sample style --out x.gif --noise random": "--noise random means nothing",
+    "invert style large.png --out x --noise random": "--noise random means nothing",
     "invert edm large.png --out x": "no latent space",
     "invert plain large.png --out x": "is 9x9, but 8x8 is needed",
     "invert plain large.png --out x.png": "a folder is filled",

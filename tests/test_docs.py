@@ -56,6 +56,19 @@ def test_the_method_of_the_guide_trains(tmp_path: Path) -> None:
     assert "logit_gap" in execute(code, tmp_path, tmp_path / "src")
 
 
+def test_the_gan_of_the_guide_trains(tmp_path: Path) -> None:
+    """The recipe that "Which GAN?" shows, as it stands there."""
+    code = python_block("docs/which-gan.md") + (
+        "from diptych.data import open_data; from diptych.loop import train; "
+        "from diptych.training import Settings; settings = Settings('32-images', ticks=1); "
+        "run = train(hinge_gan, open_data('digits'), 'run', arguments=hinge_gan.small, settings=settings); "
+        "print(run.log()[-1]['losses'])"
+    )
+    out = execute(code, tmp_path)
+    assert "lecam" in out
+    assert "r1_gradient" in out
+
+
 def test_the_schedule_of_the_guide_to_diffusion(tmp_path: Path) -> None:
     code = python_block("docs/diffusion.md")
     assert 'budget="1m"' in code

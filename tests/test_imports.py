@@ -26,7 +26,7 @@ LAW: dict[str, set[str]] = {
     "graphs": {"errors", "model"},
     # the left panel
     "data": {"errors", "model", "data", "files"},
-    "method": {"model"},
+    "method": {"errors", "model"},
     "track": {"method", "model"},
     "networks": {"errors", "saveable", "networks"},
     "diffusion": {"errors", "model", "saveable", "diffusion"},

@@ -215,6 +215,8 @@ def test_losses() -> None:
     assert method.lr == (0.0005, 0.0005)
     with pytest.raises(WrongUse, match="no loss called hinge"):
         spec(data, **spec.small, loss="hinge")
+    with pytest.raises(WrongUse, match="gamma is of R1"):
+        spec(data, **spec.small, gamma=1.0)
     with pytest.raises(WrongUse, match="between 0 and 1"):
         spec(data, **spec.small, grown=2.0)
     with pytest.raises(WrongUse, match=r"between 0 and 3.*not at 3\.5"):

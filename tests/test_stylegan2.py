@@ -21,6 +21,7 @@ from diptych.method import Batch, Clock, Condition
 from diptych.methods.adversarial import Adversarial
 from diptych.model import Noise
 from diptych.networks.equalized import EqualizedConv2d, EqualizedLabel, EqualizedLinear, MinibatchStd
+from diptych.networks.mapping import Mapping
 from diptych.networks.modulated import SynthesisLayer, ToImage, modulated_conv2d, resampling
 from diptych.networks.stylegan2 import StyleGAN2Generator, Synthesis, SynthesisBlock
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
@@ -220,6 +221,16 @@ def test_no_label_is_the_mean_label() -> None:
     embed = loud(EqualizedLabel(5, attributes=2))
     none = torch.full((2, 2), math.nan)
     torch.testing.assert_close(embed(None, 2), embed(none, 2))
+
+
+def test_one_attribute_is_more_than_its_sign() -> None:
+    """Other values are other styles from the start, and the unknown one is no vector of zeros."""
+    told = Mapping(0, 16, 0, depth=2, attributes=1)
+    styles = told(None, torch.tensor([[0.5], [2.0], [-1.0], [math.nan]]))
+    assert (styles[:, None] - styles).norm(dim=2)[~torch.eye(4, dtype=torch.bool)].min() > 0.05
+    assert told.embed is not None
+    seen = told.normalise(told.embed(torch.zeros(1, 1), 1))
+    assert seen.square().mean().item() == pytest.approx(1, abs=1e-4)
 
 
 def test_the_mean_style_is_followed_in_training_only() -> None:

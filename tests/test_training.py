@@ -15,10 +15,11 @@ from torch import Tensor
 from conftest import made_up
 from diptych import catalog, loop
 from diptych.budget import Budget
+from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
 from diptych.files import read_tensors
 from diptych.loop import plan, train
-from diptych.method import Batch, Clock, Loss, constant, warmup_cosine
+from diptych.method import Batch, Clock, Loss, adam, constant, warmup_cosine
 from diptych.model import Model
 from diptych.probe import probe
 from diptych.runs import Run
@@ -272,3 +273,15 @@ def test_gradient_is_clipped() -> None:
 
 def training_loss(training: Training, batch: Batch) -> Tensor:
     return training.phases[0].loss(batch, Clock(0, 1000, 0))[0]
+
+
+@pytest.mark.parametrize("lr", [-1.0, math.inf, math.nan])
+def test_a_learning_rate_that_is_none_is_refused(lr: float) -> None:
+    with pytest.raises(WrongUse, match="learning rate"):
+        adam(torch.nn.Linear(1, 1), lr)
+
+
+def test_a_batch_of_no_images_is_refused(data: DataSet) -> None:
+    model = EDM(data.train, **EDM.small).method.model
+    with pytest.raises(WrongUse, match="batch must be at least 1"):
+        model.sample([0], batch=0)

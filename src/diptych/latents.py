@@ -131,6 +131,15 @@ def untruncated(model: Model) -> GeneratorModel:
     return generator.using(**changes)
 
 
+def check_noise(options: Mapping[str, Any]) -> None:
+    """Raises WrongUse where layers are asked to have noise by seed, which `rendered` leaves out."""
+    if options.get("noise") == "random":
+        raise WrongUse(
+            "--noise random means nothing to points of latent space, which have no seeds",
+            "--noise const, which it is without this option, or --noise none",
+        )
+
+
 def chosen_layers(layers: Iterable[int], count: int) -> list[int]:
     """These layers, or all where none are named. Raises WrongUse where there are fewer."""
     wanted = sorted(set(layers)) or list(range(count))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diptych.errors import WrongUse
 from diptych.model import Batch, Condition, Model
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Phase",
     "Schedule",
     "adam",
+    "checked_rate",
     "constant",
     "warmup_cosine",
 ]
@@ -91,8 +93,17 @@ class Method(nn.Module, ABC):
         """The turns of one training step, in order. Called once, after the method is on its device."""
 
 
+def checked_rate(lr: float) -> float:
+    """The learning rate. Raises WrongUse where it is negative or not finite."""
+    if not 0 <= lr < math.inf:
+        raise WrongUse(f"a learning rate is at least 0 and finite, not {lr}", "--lr 2e-4, say")
+    return lr
+
+
 def adam(
     module: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
     """AdamW over a module's parameters, as one fused kernel a step."""
-    return torch.optim.AdamW(module.parameters(), lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(
+        module.parameters(), lr=checked_rate(lr), betas=betas, weight_decay=weight_decay, fused=True
+    )

@@ -173,6 +173,8 @@ class Model(nn.Module, ABC):
 
         Seed i's image does not depend on the others.
         """
+        if batch < 1:
+            raise WrongUse(f"batch must be at least 1, not {batch}")
         seeds = list(seeds)
         condition = Condition(label=self.labels_for(seeds)) if condition is None else condition
         self.check(condition, len(seeds))

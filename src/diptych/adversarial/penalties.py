@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.adversarial.look import Look
+from diptych.errors import WrongUse
 from diptych.method import Clock, Loss
 
 Weight = Callable[[Clock], float | Tensor]  # a constant, a schedule, or a controller's state
@@ -29,7 +31,9 @@ def gradient_penalty(logit: Tensor, image: Tensor) -> Tensor:
 
 
 def of(weight: float) -> Weight:
-    """The same weight all the time."""
+    """The same weight all the time. Raises WrongUse for a number that is no weight."""
+    if not 0 <= weight < math.inf:
+        raise WrongUse(f"a penalty's weight is at least 0 and finite, not {weight}", "--gamma 1, say")
     return lambda clock: weight
 
 
@@ -48,11 +52,11 @@ class Penalty(nn.Module, ABC):
         """The weighted term, a scalar, and its unweighted size under its name."""
 
 
-def weighed(weight: Weight, sizes: Mapping[str, Tensor], look: Look, clock: Clock) -> Loss:
+def weighed(weight: Weight, sizes: Mapping[str, Tensor], look: Look, clock: Clock, every: int) -> Loss:
     """Half of the weight times all of these, and what to log. A weight that observes is told first."""
     logs = {name: size.detach() for name, size in sizes.items()}
     if isinstance(weight, nn.Module):
-        weight.observe(look, clock)  # type: ignore[operator]
+        weight.observe(look, clock, every)  # type: ignore[operator]
     gamma = weight(clock)
     if isinstance(gamma, Tensor):
         logs["gamma"] = gamma
@@ -74,7 +78,7 @@ class SlopePenalty(Penalty):
             sizes["r1"] = gradient_penalty(look.real_logit, look.real)
         if self.at_fake:
             sizes["r2"] = gradient_penalty(look.fake_logit, look.fake)
-        return weighed(self.weight, sizes, look, clock)
+        return weighed(self.weight, sizes, look, clock, self.every)
 
 
 def r1(weight: float | Weight, every: int = 1) -> SlopePenalty:
@@ -110,7 +114,7 @@ class ApproximateSlopePenalty(Penalty):
             sizes["r1"] = self.change(look, look.real, look.real_logit)
         if self.at_fake:
             sizes["r2"] = self.change(look, look.fake, look.fake_logit)
-        return weighed(self.weight, sizes, look, clock)
+        return weighed(self.weight, sizes, look, clock, self.every)
 
     def change(self, look: Look, image: Tensor, logit: Tensor) -> Tensor:
         """Mean over the batch of (D(x + sigma eps) - D(x))^2 / sigma^2."""

@@ -13,14 +13,16 @@ FIRST = 2**40  # seeds that nobody samples with
 
 
 @torch.no_grad()
-def standing_statistics(model: GeneratorModel, batches: int = 16, size: int = 64) -> None:
+def standing_statistics(model: GeneratorModel, batches: int = 0, size: int = 64) -> None:
     """Makes batch norms remember means and variances over so many batches of the model's own images.
 
+    batches: 0: 16 for images of up to 64 pixels, 4 above: a large image has as many pixels to count.
     Without it averaged weights meet the statistics of other weights. Does nothing where there are none.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
+    batches = batches or (16 if max(model.image_shape[1:]) <= 64 else 4)
     device = next(model.parameters()).device
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

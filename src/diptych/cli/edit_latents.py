@@ -41,11 +41,12 @@ def opened(
 ) -> tuple[GeneratorModel, Tensor | None]:
     """The run's model with its options, and the label that is asked for."""
     from diptych.device import keep_buffers
-    from diptych.latents import generator_of
+    from diptych.latents import check_noise, generator_of
     from diptych.runs import load_model
 
     say_on_stderr()
     keep_buffers()
+    check_noise(options)
     model, _ = with_options(generator_of(load_model(run, device)), options)
     return generator_of(model), asked(model, label, attributes)
 
@@ -130,6 +131,8 @@ def direction(
     if sum(way is not None for way in ways.values()) != 1:
         raise WrongUse("one way to a direction is needed", "one of " + ", ".join(f"--{way}" for way in ways))
     model, told = opened(run, device, options, label, attributes)
+    if latents is not None and (seeds or told is not None):
+        raise WrongUse("--seeds and labels mean nothing to given points", "leave --latents or them out")
     moving = out.suffix.lower() in pictures.MOVING
     if moving:
         pictures.check_moving(out, fps)
@@ -145,15 +148,14 @@ def direction(
     else:
         found = directions.principal(model, jacobian or 0, chosen, batch=batch)
     found = found.only(numbers(which)) if which else found
-    if latents is not None and (seeds or told is not None):
-        raise WrongUse("--seeds and labels mean nothing to given points", "leave --latents or them out")
     for name, size in zip(found.names, found.strength.tolist(), strict=True):
         logging.getLogger("diptych").info("%s: strength %.3g", name, size)
     points = read_points(latents, model) if latents else drawn(model, numbers(seeds or "0-3"), told)
     images = directions.traverse(model, points, found, scale, steps or (45 if moving else 5), batch)
     draw(images, out, fps)
     beside = out.with_suffix(".npz")
-    directions.write_directions(beside, found)
+    if direction is None or beside.resolve() != direction.resolve():  # --which would leave fewer in it
+        directions.write_directions(beside, found)
     strength = dict(zip(found.names, found.strength.tolist(), strict=True))
     done: dict[str, Any] = {"edit": "direction", "out": str(out), "directions": str(beside)}
     done |= {"layers": list(found.layers), "strength": strength, "options": options}

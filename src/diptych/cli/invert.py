@@ -61,7 +61,7 @@ def invert(
     from diptych.data.picture import picture
     from diptych.device import keep_buffers
     from diptych.files import write_json
-    from diptych.latents import LIMITS, generator_of, write_points
+    from diptych.latents import LIMITS, check_noise, generator_of, write_points
     from diptych.runs import load_model
 
     say_on_stderr()
@@ -70,6 +70,7 @@ def invert(
         raise WrongUse(f"--out {out} is a file's name, but a folder is filled", "--out inverted")
     if odd := set(LIMITS) & options.keys():
         raise WrongUse(f"--{min(odd)} means nothing here: latents are sought without truncation")
+    check_noise(options)
     model, _ = with_options(generator_of(load_model(run, device)), options)
     how = inversion.InversionOptions(space, steps, lr, start, candidates, pixels, batch=batch)
     files = pictures_in(images)

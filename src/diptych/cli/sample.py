@@ -117,7 +117,7 @@ def sample(
     """
     from diptych import pictures
     from diptych.device import keep_buffers, mixed, pick
-    from diptych.latents import LIMITS
+    from diptych.latents import LIMITS, check_noise
     from diptych.runs import load_model
 
     say_on_stderr()
@@ -135,6 +135,8 @@ def sample(
     if latents is not None:
         refuse({"--seeds": seeds, "--label or --attributes": told}, set(LIMITS) & changes.keys())
         stops = given(model, latents)
+    if moving or latents is not None:
+        check_noise(changes)
     if graph and (moving or latents is not None):
         raise WrongUse("--graph replays the sampling of seeds, nothing else", "leave it out")
     with mixed(pick(device), precision):

@@ -17,7 +17,7 @@ from diptych.adversarial.regularisers import Regulariser
 from diptych.adversarial.standing import standing_statistics
 from diptych.data.images import Images
 from diptych.errors import WrongUse
-from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, constant
+from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, checked_rate, constant
 from diptych.model import Model
 from diptych.networks.spectral import converge
 
@@ -55,12 +55,20 @@ class Adversarial(Method):
         reals: Callable[[Tensor, Clock], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        for name, every in (
+            ("critic_steps", critic_steps),
+            *((term.name, term.every) for term in penalties),
+            *((term.name, term.every) for term in regularisers),
+        ):
+            if every < 1:
+                raise WrongUse(f"{name}: every {every} steps is not possible", "1 is each step")
         self.model: GeneratorModel = model if isinstance(model, GeneratorModel) else LatentModel(model)
         self.critic, self.augment = critic, augment or nn.Identity()
         self.penalties, self.regularisers = tuple(penalties), tuple(regularisers)
         self.terms = nn.ModuleList([*penalties, *regularisers])  # so that their state is saved
         self.game = game(loss)
-        self.lr = lr if isinstance(lr, tuple) else (lr, lr)  # of the generator, of the critic
+        generator_lr, critic_lr = lr if isinstance(lr, tuple) else (lr, lr)
+        self.lr = checked_rate(generator_lr), checked_rate(critic_lr)
         self.betas = both(betas)
         self.lr_scale, self.critic_steps, self.frozen = lr_scale, critic_steps, frozen
         self.clip_weights, self.grow, self.reals = clip_weights, grow, reals
@@ -214,6 +222,8 @@ def unfrozen(critic: nn.Module, frozen: int) -> list[nn.Module]:
     """
     if not frozen:
         return [critic]
+    if frozen < 0:
+        raise WrongUse(f"so many stages cannot be frozen: {frozen}", "0 is none, 2 the first two")
     parts: Iterable[nn.Module] = getattr(critic, "parts", lambda: [critic])()
     kept = list(parts)
     if frozen >= len(kept):

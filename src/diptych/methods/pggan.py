@@ -67,6 +67,8 @@ def pggan(
     """
     if not 0 <= grown <= 1:
         raise WrongUse(f"grown is a share of training, between 0 and 1, not {grown}")
+    if gamma and loss == "wasserstein":
+        raise WrongUse("gamma is of R1, which a wasserstein critic has not", "--loss non-saturating has it")
     shape, side = data.shape, min(data.shape[1:])
     width, largest = width or (32 if side <= 16 else 64), largest or (256 if side <= 64 else 512)
     sizes = {**labels_of(data), "base": width * side, "largest": largest}

@@ -77,6 +77,8 @@ class EqualizedLabel(nn.Module):
         super().__init__()
         self.classes = classes
         self.linear = EqualizedLinear(classes or attributes, width)
+        if not classes:  # else the normalised vector of one attribute would be its sign, that of the mean 0
+            nn.init.normal_(self.linear.bias)
 
     def forward(self, label: Tensor | None, n: int) -> Tensor:
         """(n, width)."""

@@ -126,7 +126,7 @@ class Pipeline(nn.Module):
 
     def gains(self, n: int) -> Tensor:
         """How much louder each band becomes, (n, 4); the power of a natural image stays."""
-        power = constant(POWER, self.p.device)
+        power = natural_power(self.p.device)
         total = torch.ones(n, len(POWER), device=self.p.device)
         for band in range(len(POWER)):
             own = torch.ones_like(total)
@@ -168,6 +168,12 @@ def band_matrices(n: int, device: torch.device) -> Tensor:
         columns = folded(rows + tap - filters.shape[1] // 2, n)
         result[:, rows, columns] += filters[:, tap, None]  # each row meets one column a tap
     return constant(result, device)
+
+
+@lru_cache(maxsize=16)
+def natural_power(device: torch.device) -> Tensor:
+    """POWER on a device, brought there once: the copy waits for all that the device has to do."""
+    return constant(POWER, device)
 
 
 def outside(size: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
