@@ -119,6 +119,7 @@ CONFIGURATIONS = {
 
 @pytest.mark.parametrize("arguments", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
 def test_equals_the_plain_computation(arguments: dict[str, object]) -> None:
+    torch.manual_seed(0)
     network = NCSNpp((3, 8, 8), classes=2, width=8, multipliers=(1, 2), blocks=1, attention=(4,), **arguments)
     shaken(network).double()
     x, label = torch.randn(2, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 2])

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from diptych.adversarial.augment import augmentation
+from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import r1_r2
 from diptych.data.images import Images
@@ -23,8 +25,10 @@ def r3gan(
     group: int = 16,
     latent: int = 64,
     batch: int = 64,
-    gamma: float = 1.0,
+    gamma: Gamma = 1.0,
     lr: float = 0.0,
+    augment: str = "none",
+    freeze: int = 0,
 ) -> Recipe:
     """A modern GAN: one network call an image, the fastest to sample; watch coverage.
 
@@ -44,8 +48,14 @@ def r3gan(
         Images a step.
     gamma
         Weight of the R1 and R2 penalties at the start; it falls to a tenth. More is stabler and blurrier.
+        auto: follows from how far apart the critic holds reals and fakes.
     lr
         Peak learning rate of Adam for both networks; 0: 0.032 / width.
+    augment
+        What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
+        ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
+    freeze
+        So many of the critic's first stages hold still: for training from another run with `--init`.
     """
     shape, tiny = data.shape, min(data.shape[1:]) <= 16
     width, blocks = width or (32 if tiny else 64), blocks or (1 if tiny else 2)
@@ -55,9 +65,11 @@ def r3gan(
         LatentModel(generator, units=units_of(data)),
         critic,
         loss="relativistic",
-        penalties=[r1_r2(lambda clock: falling(gamma, clock))],
+        penalties=[r1_r2(weight_of(gamma, falling))],
         lr=lr or 0.032 / width,
         lr_scale=lr_scale,
+        augment=augmentation(augment),
+        frozen=freeze,
     )
     return Recipe(method, batch=batch)
 

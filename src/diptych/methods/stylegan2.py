@@ -4,6 +4,7 @@ arXiv:2006.06676): non-saturating loss, lazy R1, path length regularisation, sty
 from __future__ import annotations
 
 from diptych.adversarial.augment import augmentation
+from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.regularisers import PathLength
 from diptych.adversarial.style import StyleModel
@@ -28,7 +29,7 @@ def stylegan2(
     critic: str = "",
     group: int = 4,
     batch: int = 64,
-    gamma: float = 0.0,
+    gamma: Gamma = 0.0,
     r1_every: int = 16,
     path_length: float = -1.0,
     mixing: float = -1.0,
@@ -60,7 +61,8 @@ def stylegan2(
     batch
         Images a step.
     gamma
-        Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.01.
+        Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.01; auto: follows from how
+        far apart the critic holds reals and fakes.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
     path_length
@@ -100,7 +102,7 @@ def stylegan2(
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         judge,
-        penalties=[r1(gamma or max(0.01, 0.0002 * shape[1] * shape[2] / batch), every=r1_every)],
+        penalties=[r1(weight_of(gamma or max(0.01, 0.0002 * shape[1] * shape[2] / batch)), every=r1_every)],
         regularisers=[PathLength(path_length, every=4)] if path_length else [],
         lr=(lr * share(lazy[0]), lr * share(lazy[1])),
         betas=((0.0, 0.99 ** share(lazy[0])), (0.0, 0.99 ** share(lazy[1]))),

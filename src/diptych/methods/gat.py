@@ -1,0 +1,73 @@
+"""GAT: transformers as generator and critic, supervised at several depths, under a relativistic loss with R1
+and R2 (Hyun et al., 2025, arXiv:2509.24935)."""
+
+from __future__ import annotations
+
+import math
+
+from diptych.adversarial.gamma import Gamma, weight_of
+from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.penalties import r1_r2
+from diptych.data.images import Images
+from diptych.errors import WrongUse
+from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.r3gan import lr_scale
+from diptych.methods.units import units_of
+from diptych.networks.gat import GATCritic, GATGenerator
+from diptych.recipe import Recipe, recipe
+
+
+@recipe(width=16, depth=2, levels=2, batch=8)
+def gat(
+    data: Images,
+    *,
+    width: int = 0,
+    depth: int = 0,
+    patch: int = 0,
+    levels: int = 4,
+    latent: int = 64,
+    batch: int = 64,
+    gamma: Gamma = 0.1,
+    lr: float = 0.0,
+) -> Recipe:
+    """A GAN of transformers: no convolution, grows by width and depth alone; wants many images and long runs.
+
+    Parameters
+    ----------
+    width
+        Channels of a token, a multiple of 64, or less and a multiple of 8; 0: 64 up to 16 pixels, 192 above.
+    depth
+        Blocks of each network; 0: 4 up to 16 pixels, 8 above.
+    patch
+        Pixels on a side of a token; 0: so that there are 8 tokens on a side up to 32 pixels, 16 above.
+    levels
+        Depths at which the generator's image is judged, coarse to fine through less and less noise; 1: its
+        end alone.
+    latent
+        Length of the latent vector.
+    batch
+        Images a step.
+    gamma
+        Weight of the R1 and R2 penalties; auto: follows from how far apart
+        the critic holds reals and fakes.
+    lr
+        Peak learning rate of Adam for both networks; 0: 0.154 / width, but at most 0.001.
+    """
+    shape = data.shape
+    shortest = min(shape[1:])
+    width, depth = width or (64 if shortest <= 16 else 192), depth or (4 if shortest <= 16 else 8)
+    patch = patch or max(1, 2 ** round(math.log2(shortest / (8 if shortest <= 32 else 16))))
+    if not 1 <= levels <= depth:
+        raise WrongUse(f"levels must lie in 1..{depth}, the depth, not at {levels}")
+    if width % 64 and (width > 64 or width % 8):
+        raise WrongUse(f"width is a multiple of 64, or less and a multiple of 8, not {width}")
+    sizes = {**labels_of(data), "width": width, "depth": depth, "patch": patch, "levels": levels}
+    method = Adversarial(
+        LatentModel(GATGenerator(shape, latent=latent, **sizes), units=units_of(data)),
+        GATCritic(shape, **sizes),
+        loss="relativistic",
+        penalties=[r1_r2(weight_of(gamma))],
+        lr=lr or min(1e-3, 0.154 / width),  # 2e-4 at the paper's 768 (section 3.3)
+        lr_scale=lr_scale,
+    )
+    return Recipe(method, batch=batch)

@@ -1,0 +1,90 @@
+"""GAT: levels that add up to the image, noise that hides more of coarse levels, second derivatives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from conftest import made_up
+from diptych.errors import WrongUse
+from diptych.methods.gat import gat
+from diptych.networks.gat import GATCritic, GATGenerator, noise_level, perturbed
+
+SMALL = {"classes": 2, "width": 16, "depth": 4, "levels": 3}
+LABEL = torch.tensor([0, 1, 0])
+
+
+def test_levels_are_partial_sums_and_the_last_is_the_image() -> None:
+    torch.manual_seed(0)
+    generator = GATGenerator((3, 9, 13), **SMALL)
+    z = torch.randn(3, generator.latent)
+    levels = generator(z, LABEL)
+    assert levels.shape == (3, 9, 9, 13)
+    torch.testing.assert_close(levels[:, 6:], generator.eval()(z, LABEL))
+    for head in generator.heads[1:]:  # what later levels add is taken away
+        head.pixels.weight.data.zero_()
+        head.pixels.bias.data.zero_()
+    torch.testing.assert_close(generator(z, LABEL), levels[:, :3])
+
+
+def test_patches_lie_where_they_belong() -> None:
+    """The head's numbers are the pixels of a patch, row by row, channels last."""
+    generator = GATGenerator((2, 4, 6), width=16, depth=1, levels=1, patch=2)
+    made = generator.unpatched(torch.arange(6 * 8.0).view(1, 6, 8))
+    assert made.shape == (1, 2, 4, 6)
+    for channel, row, column in ((0, 0, 0), (1, 3, 5), (0, 1, 4), (1, 2, 1)):
+        token, inside = row // 2 * 3 + column // 2, (row % 2 * 2 + column % 2) * 2 + channel
+        assert made[0, channel, row, column] == token * 8 + inside
+
+
+def test_noise_of_a_level_contains_that_of_the_next() -> None:
+    """Each level has (1 - t) of its image and deviation t; the cleanest one tells all that the others do."""
+    torch.manual_seed(0)
+    image = torch.ones(40_000, 4, 1, 1)
+    seen = perturbed(image, 4)[:, :, 0, 0]
+    t = torch.tensor([noise_level(level, 4) for level in range(4)])
+    assert t.tolist() == pytest.approx([0.885, 0.76, 0.51, 0.01])
+    torch.testing.assert_close(seen.mean(0), 1 - t, atol=0.02, rtol=0)
+    torch.testing.assert_close(seen.std(0), t, atol=0.02, rtol=0)
+    for coarse, fine in ((0, 1), (1, 2), (2, 3)):
+        ratio = (1 - t[coarse]) / (1 - t[fine])
+        covariance = torch.cov(seen[:, [coarse, fine]].T)[0, 1]
+        assert covariance.item() == pytest.approx((ratio * t[fine] ** 2).item(), abs=0.01)
+    torch.testing.assert_close(perturbed(image, 4, noisy=False)[0, :, 0, 0], 1 - t)
+
+
+def test_a_critic_takes_an_image_for_all_of_its_levels() -> None:
+    torch.manual_seed(0)
+    critic = GATCritic((3, 9, 13), **SMALL).eval()
+    image = torch.randn(3, 3, 9, 13)
+    torch.testing.assert_close(critic(image, LABEL), critic(image.repeat(1, 3, 1, 1), LABEL))
+
+
+def test_penalties_differentiate_the_critic_twice() -> None:
+    torch.manual_seed(0)
+    critic = GATCritic((1, 4, 4), width=8, depth=2, levels=2).double().eval()
+
+    def square_slope(image: torch.Tensor) -> torch.Tensor:
+        (slope,) = torch.autograd.grad(critic(image).sum(), image, create_graph=True)
+        return slope.square().sum()
+
+    image = torch.randn(1, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(square_slope, (image,))
+
+
+def test_every_parameter_of_the_critic_lies_in_a_part() -> None:
+    critic = GATCritic((3, 8, 8), **SMALL)
+    parts = {id(p) for part in critic.parts() for p in part.parameters()}
+    assert parts == {id(p) for p in critic.parameters()}
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((1, 8, 8), 1), ((3, 28, 28), 4), ((3, 256, 256), 16)])
+def test_patches_go_with_the_size(shape: tuple[int, int, int], patch: int) -> None:
+    recipe = gat(made_up(shape, n=8).train, width=16, depth=2, levels=2)
+    assert recipe.method.generator.patch == patch  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrong", [{"levels": 9}, {"levels": 0}, {"width": 100}, {"gamma": -1.0}])
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(WrongUse, match=next(iter(wrong))):
+        gat(made_up().train, **wrong)
