@@ -27,7 +27,7 @@ def gat(
     levels: int = 4,
     latent: int = 64,
     batch: int = 64,
-    gamma: Gamma = 0.1,
+    gamma: Gamma = 1.0,
     lr: float = 0.0,
 ) -> Recipe:
     """A GAN of transformers: no convolution, grows by width and depth alone; wants many images and long runs.
@@ -48,8 +48,8 @@ def gat(
     batch
         Images a step.
     gamma
-        Weight of the R1 and R2 penalties; auto: follows from how far apart
-        the critic holds reals and fakes.
+        Weight of the R1 and R2 penalties; 0.1 in the paper, on latents. auto: follows from how far apart the
+        critic holds reals and fakes.
     lr
         Peak learning rate of Adam for both networks; 0: 0.154 / width, but at most 0.001.
     """
