@@ -127,3 +127,18 @@ def penalised(gap: float) -> Look:
     """A look that has slopes too."""
     base = torch.zeros(N, 1, 1, 1)
     return Look(lambda image, label: image.sum((1, 2, 3)), base + gap, None, lambda: base)
+
+
+TUNED = {name: spec for name, spec in catalog.recipes().items() if "gamma" in spec.defaults}
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_every_recipe_with_a_gamma_can_have_it_tuned(name: str) -> None:
+    spec, data = TUNED[name], made_up()
+    given = {**spec.small, "gamma": "auto", **({"loss": "non-saturating"} if name == "pggan" else {})}
+    training = Training(spec(data.train, **given), data.train, 1000, Settings(device="cpu"))
+    (before,) = (v.clone() for k, v in training.method.state_dict().items() if k.endswith("exponent"))
+    training.step()
+    training.check_finite()
+    (after,) = (v for k, v in training.method.state_dict().items() if k.endswith("exponent"))
+    assert after != before

@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from diptych.adversarial.augment import augmentation
+from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import Drift, LipschitzPenalty, Penalty, r1
 from diptych.data.images import Images
@@ -30,7 +31,7 @@ def pggan(
     latent: int = 128,
     batch: int = 64,
     loss: str = "wasserstein",
-    gamma: float = 0.0,
+    gamma: Gamma = 0.0,
     grown: float = 0.6,
     group: int = 4,
     lr: float = 0.0,
@@ -52,7 +53,8 @@ def pggan(
     loss
         wasserstein: with gradient penalty and drift term, as the paper; or non-saturating, with R1.
     gamma
-        Weight of R1 where the loss is non-saturating; 0: 0.0002 times pixels over batch, but at least 0.01.
+        Weight of R1 where the loss is non-saturating; 0: 0.0002 times pixels over batch, but at least 0.01;
+        auto: follows from how far apart the critic holds reals and fakes.
     grown
         The share of training after which the networks have their full size; 0: from the start.
     group
@@ -92,12 +94,12 @@ def pggan(
     return Recipe(method, batch=batch, average=half_life(10_000))
 
 
-def penalties_for(loss: str, gamma: float) -> list[Penalty]:
+def penalties_for(loss: str, gamma: Gamma) -> list[Penalty]:
     """What keeps the critic's slope in bounds."""
     if loss == "wasserstein":
         return [LipschitzPenalty(10.0), Drift(1e-3)]
     if loss == "non-saturating":
-        return [r1(gamma)]
+        return [r1(weight_of(gamma))]
     raise WrongUse(f"progressive growing has no loss called {loss}", "there are: wasserstein, non-saturating")
 
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.blur import Blurred, fading
+from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
@@ -35,7 +36,7 @@ def stylegan3(
     mapping: int = 2,
     group: int = 4,
     batch: int = 32,
-    gamma: float = 0.0,
+    gamma: Gamma = 0.0,
     r1_every: int = 16,
     blur: float = -1.0,
     blur_share: float = 0.02,
@@ -69,7 +70,8 @@ def stylegan3(
     batch
         Images a step.
     gamma
-        Weight of the R1 penalty; 0: 0.001 times pixels over batch, but at least 0.05.
+        Weight of the R1 penalty; 0: 0.001 times pixels over batch, but at least 0.05; auto: follows from how
+        far apart the critic holds reals and fakes.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
     blur
@@ -113,7 +115,7 @@ def stylegan3(
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         Blurred(critic),
-        penalties=[r1(gamma or max(0.05, 0.001 * shape[1] * shape[2] / batch), every=r1_every)],
+        penalties=[r1(weight_of(gamma or max(0.05, 0.001 * shape[1] * shape[2] / batch)), every=r1_every)],
         lr=(lr, critic_lr * share(r1_every)),
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),
