@@ -194,3 +194,17 @@ def test_too_few_images_for_a_batch_are_refused() -> None:
         begun(EDM, data)
     assert "--batch 3" in str(caught.value)
     begun(EDM, data, batch=7).step()
+
+
+def test_what_a_penalty_learned_of_other_images_is_left(tmp_path: Path) -> None:
+    """The lengths of paths, and a gamma that tuned itself."""
+    given = {"path_length": 2.0, "gamma": "auto", "r1_every": 1}
+    spec = catalog.recipe("stylegan2")
+    run = train(spec, made_up(), tmp_path, arguments={**spec.small, **given}, settings=BUDGET)
+    state, training = read_state(run.state_file)["method"], begun(spec, made_up(), **given)
+    own = [key for key in state if key.startswith("terms.")]
+    assert own
+    fresh = {key: training.method.state_dict()[key].clone() for key in own}
+    assert any(not torch.equal(fresh[key], state[key]) for key in own)
+    transfer(training, str(tmp_path))
+    assert all(torch.equal(training.method.state_dict()[key], fresh[key]) for key in own)

@@ -33,6 +33,7 @@ class AutoGamma(nn.Module):
     does more harm. Its state is saved with the penalty that it weighs.
     """
 
+    starts_anew = True  # what was right for other images is found again
     exponent: Tensor
     seen_gap: Tensor
 

@@ -193,6 +193,7 @@ class LeCam(Penalty):
     """Logits stay near the running mean of the other kind's (Tseng et al., 2021, arXiv:2104.03310, eq. 4)."""
 
     name = "lecam"
+    starts_anew = True  # logits of other images say nothing of these
     real_mean: Tensor
     fake_mean: Tensor
 

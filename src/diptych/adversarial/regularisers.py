@@ -38,6 +38,7 @@ class PathLength(Regulariser):
 
     name = "path_length"
     twice = True
+    starts_anew = True  # lengths of other images say nothing of these
     mean: Tensor
 
     def __init__(self, weight: float = 2.0, *, decay: float = 0.01, shrink: int = 2, every: int = 4) -> None:
