@@ -21,7 +21,7 @@ from diptych.files import read_tensors
 from diptych.loop import plan, train
 from diptych.method import Batch, Clock, Loss, adam, constant, warmup_cosine
 from diptych.model import Model
-from diptych.probe import probe
+from diptych.probe import FlopCounter, probe
 from diptych.runs import Run
 from diptych.training import Settings, Training
 
@@ -285,3 +285,17 @@ def test_a_batch_of_no_images_is_refused(data: DataSet) -> None:
     model = EDM(data.train, **EDM.small).method.model
     with pytest.raises(WrongUse, match="batch must be at least 1"):
         model.sample([0], batch=0)
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, torch.nn.ConvTranspose2d])
+def test_each_gradient_of_a_convolution_counts_as_the_convolution(kind: Any, groups: int) -> None:
+    """Grouped ones too, of which torch's formula counts the weight's gradient as of a full one."""
+    layer, x = kind(16, 16, 3, padding=1, groups=groups), torch.randn(2, 16, 8, 8, requires_grad=True)
+    with FlopCounter() as forward:
+        y = layer(x).sum()
+    assert forward.flops == 2 * 2 * 64 * 16 * (16 // groups) * 9
+    for asked, times in (([x], 1), ([layer.weight], 1), ([x, layer.weight], 2)):
+        with FlopCounter() as backward:
+            torch.autograd.grad(y, asked, retain_graph=True)
+        assert backward.flops == times * forward.flops

@@ -55,8 +55,19 @@ def attention_backward(*args: Any, **kwargs: Any) -> float:
     return float(sdpa_backward_flop_count(*(x.shape for x in args[:4])))  # type: ignore[no-untyped-call]
 
 
+def convolution_backward(*args: Any, **kwargs: Any) -> float:
+    """FLOPs of a convolution's gradients: of each that is asked for, those of the convolution itself.
+
+    torch's own formula takes the weight's gradient of a grouped convolution for that of a full one.
+    """
+    grad, x, weight, transposed, (of_input, of_weight, _) = *args[:3], args[7], args[10]
+    per_value = 2 * weight[0].numel()
+    return float((x if transposed else grad).numel() * per_value * (of_input + of_weight))
+
+
 FORMULAS: dict[Any, Callable[..., float]] = {
     **flop_registry,
+    torch.ops.aten.convolution_backward: convolution_backward,
     # torch has formulas of the GPU's kernels only
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
