@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from diptych.data.images import DataCard, DataSet, Images
+from diptych.runs import Run
 
 torch.set_num_threads(1)
 
@@ -36,6 +38,13 @@ def made_up(
     train, test = split(n), split(held_out)
     card = DataCard("made up", "made up", n, held_out, shape, "as it is", train.sha256, test.sha256)
     return DataSet(train, test, card)
+
+
+def newest(run: Run) -> Path:
+    """The last checkpoint of a run that has one."""
+    found = run.checkpoints.newest
+    assert found is not None
+    return found
 
 
 @pytest.fixture

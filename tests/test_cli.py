@@ -238,4 +238,4 @@ def test_ctrl_c_writes_a_checkpoint(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert "the same command again" in err
     assert out == ""
-    assert (tmp_path / "run" / "state.safetensors").exists()
+    assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))

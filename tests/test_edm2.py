@@ -210,7 +210,7 @@ def test_microbatches_and_the_whole_batch_take_the_same_step() -> None:
 
         object.__setattr__(phase, "loss", loss)
         for step in range(2):
-            training.take_turn(0, phase, data.batch(0, 0, 8), Clock(500, 1000, step))
+            training.take_turn(0, phase, training.my_shards(0), Clock(500, 1000, step))
         found.append([p.detach() for p in method.model.parameters()])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)

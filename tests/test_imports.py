@@ -21,8 +21,11 @@ LAW: dict[str, set[str]] = {
     "device": {"errors"},
     "files": {"errors"},
     "pictures": {"errors", "files"},
-    "saveable": {"errors"},
-    "model": {"errors", "saveable"},
+    "checking": {"errors"},  # whether values out of a file are what they should be
+    "allowance": {"errors"},  # how much a description out of a file may build
+    "saveable": {"errors", "checking", "allowance"},
+    "blocks": set(),
+    "model": {"blocks", "errors", "saveable"},
     "graphs": {"errors", "model"},
     # the left panel
     "data": {"errors", "model", "data", "files"},
@@ -32,6 +35,13 @@ LAW: dict[str, set[str]] = {
     "diffusion": {"errors", "model", "saveable", "diffusion"},
     "adversarial": {"errors", "model", "method", "saveable", "adversarial", "networks"},
     "recipe": {"errors", "method", "data"},
+    "profiles": {"errors", "recipe"},
+    "averages": {"files", "recipe"},
+    "lock": {"errors"},
+    "interrupts": set(),
+    "parallel": {"errors"},
+    "checkpoints": {"errors", "files"},
+    "shards": {"errors", "parallel"},
     "methods": {
         "errors",
         "recipe",
@@ -45,7 +55,8 @@ LAW: dict[str, set[str]] = {
         "saveable",
         "methods",
     },
-    "training": {"errors", "method", "data", "recipe", "device"},
+    "training": {"errors", "method", "data", "recipe", "device", "shards", "parallel", "averages"},
+    "claims": {"data", "errors", "files", "lock", "recipe", "runs", "training"},
     "probe": {"budget", "device", "training"},
     "transfer": {"errors", "files", "runs", "training"},
     "loop": {
@@ -62,14 +73,13 @@ LAW: dict[str, set[str]] = {
         "device",
         "files",
     }
-    | {"pictures", "track"},
+    | {"pictures", "track", "parallel", "claims", "interrupts", "lock", "averages"},
     # the right panel: it is never handed a family
-    "runs": {"errors", "model", "saveable", "files", "device"},
+    "runs": {"errors", "model", "saveable", "files", "device", "checkpoints"},
     "pretrained": {"errors", "files", "saveable"},
     "pipeline": {"errors", "model", "saveable", "device", "files", "pretrained"},
     "subject": {"errors", "model", "data", "runs", "pipeline", "files"},
     "machine": {"device"},
-    "parallel": set(),
     "planted": {"errors"},
     "features": {"errors", "model", "features", "device", "files", "parallel"},
     "exam": {"errors", "model", "data", "scores", "features", "parallel"},
@@ -86,7 +96,8 @@ LAW: dict[str, set[str]] = {
         "reference",
     },
     "reference": {"errors", "data", "subject", "exam", "runs", "files", "model"},
-    "quick": {"data", "model", "exam", "evaluation"},
+    "alarms": {"alarms", "data", "exam", "features", "method", "metrics", "model"},
+    "quick": {"alarms", "data", "exam", "evaluation", "method", "model"},
     "metrics": {"exam", "features", "scores", "errors", "runs", "device", "model", "metrics", "machine"},
     "comparison": {"errors", "scores"},
     "choice": {"errors", "scores", "comparison", "choice"},
@@ -94,6 +105,10 @@ LAW: dict[str, set[str]] = {
     "exporter": {"errors", "model", "runs", "data", "saveable", "files", "exporter"},
     # where the panels meet
     "sweep": {"errors", "files", "grading", "report", "scores", "subject"},
+    "posthoc": {"averages", "budget", "catalog", "data", "errors", "files", "method", "model", "profiles"}
+    | {"recipe", "runs"},
+    "profile_sweep": {"comparison", "errors", "files", "grading", "posthoc", "runs", "scores", "subject"}
+    | {"sweep"},
     "drawing": {"diffusion", "errors", "model", "pictures", "report", "runs"},
     "convert": {"errors", "files", "runs", "model", "adversarial", "networks", "convert"},
     "latents": {"adversarial", "errors", "files", "model"},

@@ -170,14 +170,14 @@ def test_each_phase_moves_its_own_parameters_and_no_others(name: str) -> None:
     """
     spec = catalog.recipe(name)
     training = Training(spec(made_up().train, **spec.small), made_up().train, 1000, Settings(device="cpu"))
-    batch = training.data.batch(0, 0, training.batch)
+    shards = training.my_shards(0)
     moved_by: dict[int, set[str]] = {}
     owned_by: dict[int, set[str]] = {}
     for index, phase in enumerate(training.phases):
         mine = {id(parameter) for parameter in phase.parameters}
         before = {key: p.detach().clone() for key, p in training.method.named_parameters()}
         for turn in range(6):  # layers that begin at zero let gradients through only after some turns
-            training.take_turn(index, phase, batch, Clock(150 * turn, 1000, turn))
+            training.take_turn(index, phase, shards, Clock(150 * turn, 1000, turn))
         after = dict(training.method.named_parameters())
         own = {key for key, parameter in after.items() if id(parameter) in mine}
         moved = {key for key, parameter in after.items() if not torch.equal(parameter, before[key])}
@@ -219,7 +219,7 @@ def test_microbatches_add_up_to_the_batch() -> None:
             "loss",
             lambda batch, clock, m=method: (m.critic(batch.image, batch.condition.label).square().mean(), {}),
         )
-        training.take_turn(0, phase, training.data.batch(0, 0, 8), Clock(0, 1000, 0))
+        training.take_turn(0, phase, training.my_shards(0), Clock(0, 1000, 0))
         gradients.append(torch.cat([p.grad.flatten() for p in phase.parameters if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1])
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import made_up
+from conftest import made_up, newest
 from diptych import catalog, loop
 from diptych.budget import Budget
 from diptych.data.images import DataSet
@@ -118,7 +118,7 @@ def test_nan_stops_names_the_phase_and_keeps_the_checkpoint(
             train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
     run = Run(tmp_path / "run")
     assert [line["images"] for line in run.log()] == [24]
-    tensors, _ = read_tensors(run.state_file)
+    tensors, _ = read_tensors(newest(run))
     assert all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point())
     finished = train(spec, made_up(), run.path, arguments=spec.small, settings=SETTINGS)  # the cause is gone
     assert finished.finished
@@ -252,9 +252,9 @@ def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
 def test_learning_rate_follows_the_clock_not_the_past() -> None:
     training = Training(EDM(made_up().train, **EDM.small), made_up().train, 1000, Settings(device="cpu"))
     phase = training.phases[0]
-    batch = training.data.batch(0, 0, training.batch)
+    shards = training.my_shards(0)
     for images in (500, 0, 500):
-        training.take_turn(0, phase, batch, Clock(images, 1000, 0))
+        training.take_turn(0, phase, shards, Clock(images, 1000, 0))
         peak = phase.optimizer.param_groups[0]["peak_lr"]
         expected = peak * warmup_cosine(Clock(images, 1000, 0))
         assert phase.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
@@ -265,7 +265,7 @@ def test_gradient_is_clipped() -> None:
     loud = replace(
         training.phases[0], loss=lambda batch, clock: (1e6 * training_loss(training, batch), {}), clip=0.5
     )
-    training.take_turn(0, loud, training.data.batch(0, 0, 8), Clock(0, 1000, 0))
+    training.take_turn(0, loud, training.my_shards(0), Clock(0, 1000, 0))
     norm = torch.stack([p.grad.norm() for p in loud.parameters if p.grad is not None]).norm()
     assert norm.item() == pytest.approx(0.5, rel=1e-3)
     assert training.logs.means()["denoiser_gradient"] > 100  # what is logged is the norm before clipping

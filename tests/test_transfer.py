@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import made_up
+from conftest import made_up, newest
 from diptych import catalog
 from diptych.cli.common import Pace
 from diptych.errors import RunError, WrongUse
@@ -58,7 +58,7 @@ def from_run(run: Run, **changes: Any) -> Settings:
 
 @pytest.mark.parametrize("spec", [GAN, EDM], ids=lambda spec: spec.name)
 def test_networks_and_averages_are_taken_over(spec: Any, source: dict[str, Run]) -> None:
-    training, state = begun(spec, made_up()), read_state(source[spec.name].state_file)
+    training, state = begun(spec, made_up()), read_state(newest(source[spec.name]))
     taken = transfer(training, str(source[spec.name].path))
     assert not taken.left
     assert taken.values == taken.values_in_all
@@ -73,7 +73,7 @@ def test_networks_and_averages_are_taken_over(spec: Any, source: dict[str, Run])
 
 
 def test_the_augmentation_begins_anew(source: dict[str, Run]) -> None:
-    state = read_state(source["dcgan"].state_file)["method"]
+    state = read_state(newest(source["dcgan"]))["method"]
     assert state["augment.turn"] > 0
     training = begun(GAN, made_up(), augment="ada")
     transfer(training, str(source["dcgan"].path))
@@ -139,7 +139,7 @@ def test_an_interrupted_run_does_not_begin_again(
     with pytest.raises(KeyboardInterrupt):
         train(GAN, made_up(), tmp_path / "run", arguments=arguments, settings=settings)
     resumed = train(GAN, made_up(), tmp_path / "run", arguments=arguments, settings=settings)
-    for file in ("state.safetensors", "model.safetensors"):
+    for file in (str(newest(whole).relative_to(whole.path)), "model.safetensors"):
         (ours, _), (theirs, _) = (read_tensors(run.path / file) for run in (resumed, whole))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -201,7 +201,7 @@ def test_what_a_penalty_learned_of_other_images_is_left(tmp_path: Path) -> None:
     given = {"path_length": 2.0, "gamma": "auto", "r1_every": 1}
     spec = catalog.recipe("stylegan2")
     run = train(spec, made_up(), tmp_path, arguments={**spec.small, **given}, settings=BUDGET)
-    state, training = read_state(run.state_file)["method"], begun(spec, made_up(), **given)
+    state, training = read_state(newest(run))["method"], begun(spec, made_up(), **given)
     own = [key for key in state if key.startswith("terms.")]
     assert own
     fresh = {key: training.method.state_dict()[key].clone() for key in own}

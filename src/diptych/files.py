@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
-from itertools import accumulate, pairwise
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,13 @@ def cache_folder() -> Path:
 
 
 def write(path: Path, produce: Callable[[Path], None]) -> None:
-    """Lets `produce` write to a temporary name beside `path`, then moves it there in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Lets `produce` write to a temporary name beside `path`, then moves it there in one step.
+
+    Raises RunError where that fails: what was there before is still there.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         produce(temporary)
         temporary.chmod(0o666 & ~UMASK)  # libraries create theirs for the owner alone
         with temporary.open("rb+") as file:
@@ -52,7 +57,23 @@ def write(path: Path, produce: Callable[[Path], None]) -> None:
     except OSError as error:
         raise RunError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a directory that cannot be written to cannot be tidied either
+            temporary.unlink(missing_ok=True)
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Removes what processes that were killed in the middle of a `write` have left in a folder."""
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def append_line(path: Path, text: str) -> None:
+    """One more line of a text file. Raises RunError that names it where it cannot be written."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -96,16 +117,47 @@ def write_tensors(
         }
         for name, place in zip(order, pairwise(ends), strict=True)
     }
-    head = json.dumps({"__metadata__": dict(metadata or {})} | header).encode()
+    head = json.dumps({"__metadata__": {**(metadata or {}), _SUM: _NO_SUM}} | header).encode()
     head += b" " * (-len(head) % 8)
+    parts = [dense[name].reshape(-1).view(torch.uint8).numpy().data for name in order]
+    head = head.replace(_field(_NO_SUM), _field(checksum([head, *parts])), 1)
 
     def produce(temporary: Path) -> None:
         with temporary.open("wb") as file:
             reserve(file.fileno(), 8 + len(head) + ends[-1])
             file.write(len(head).to_bytes(8, "little") + head)
-            file.writelines(dense[name].reshape(-1).view(torch.uint8).numpy().data for name in order)
+            file.writelines(parts)
 
     write(path, produce)
+
+
+_SUM, _NO_SUM = "crc32", "00000000"  # of header and tensors, with the sum itself left at zeros
+
+
+def _field(value: str) -> bytes:
+    """How the sum stands in the header."""
+    return f'"{_SUM}": "{value}"'.encode()
+
+
+def checksum(parts: Iterable[bytes | memoryview]) -> str:
+    """CRC-32 of all of these in order, as eight hexadecimal digits."""
+    total = 0
+    for part in parts:
+        total = zlib.crc32(part, total)
+    return f"{total:08x}"
+
+
+def verify(path: Path, recorded: str) -> None:
+    """Raises RunError where a safetensors file is not what was written."""
+    with path.open("rb") as file:
+        head = file.read(int.from_bytes(file.read(8), "little"))
+        blocks = iter(lambda: file.read(1 << 22), b"")
+        found = checksum(chain([head.replace(_field(recorded), _field(_NO_SUM), 1)], blocks))
+    if found != recorded:
+        raise RunError(
+            f"{path} is damaged: its checksum is {found}, and {recorded} was written",
+            "take another copy of it; a disk that changes files should not be trusted with more",
+        )
 
 
 def reserve(descriptor: int, size: int) -> None:
@@ -122,12 +174,14 @@ def reserve(descriptor: int, size: int) -> None:
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file.
 
-    Raises RunError that names it where it is damaged.
+    Raises RunError that names it where it is damaged; files of ours carry a checksum.
     """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            metadata = file.metadata() or {}
+            if recorded := metadata.pop(_SUM, ""):
+                verify(path, recorded)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
     except (SafetensorError, OSError, ValueError) as error:

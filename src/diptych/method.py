@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ class Clock(NamedTuple):
     images: int  # seen before this step
     total: int  # images that the budget allows
     step: int
+    batch: int = 0  # images in this step, of all its shards; 0: as many as there are before one's eyes
 
     @property
     def progress(self) -> float:
@@ -87,6 +88,15 @@ class Method(nn.Module, ABC):
 
     def settle(self, model: Model, clock: Clock) -> None:
         """Makes averaged weights ready to be looked at, at each tick: batch norms and the like."""
+
+    def memory(self, train: Batch, held_out: Batch, clock: Clock) -> Mapping[str, Tensor]:
+        """How well each image is known: scores (B,) of "train" and "held_out", alike where nothing was
+        learned by heart, and of "fake" where a critic judges. Nothing where there is no such score."""
+        return {}
+
+    def firmer(self, factor: float) -> None:
+        """Multiplies the weights of penalties. Raises WrongUse for a method that has none."""
+        raise WrongUse("this method has no penalty that could be firmer", "--on-alarm rollback, warn or stop")
 
     @abstractmethod
     def phases(self) -> Sequence[Phase]:

@@ -1,17 +1,24 @@
-"""Work that several processes share: each fills its blocks of a result, and all end with the whole.
+"""Work that several processes share: each does its part, and all end with the whole.
 
 Started by torchrun; without it there is one process and all of this is free.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from diptych.errors import RunError
+
+MESSAGE = 1 << 24  # numbers in one: of float32, 64 MiB
+AGAIN = "the same command again goes on from the last checkpoint"
 
 
 @contextmanager
@@ -23,11 +30,19 @@ def joined() -> Iterator[int]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield rank()
+    except RuntimeError as error:
+        raise _lost(error) from error
     finally:
         dist.destroy_process_group()
+
+
+def _lost(error: RuntimeError) -> Exception:
+    """What a process says that waited in vain for another."""
+    known = isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)
+    return RunError("another process of this run has ended", AGAIN) if known else error
 
 
 def several() -> bool:
@@ -61,12 +76,55 @@ def united(rows: Tensor) -> Tensor:
     """The whole result, from one that has zeros in the rows of other processes."""
     if not several():
         return rows
-    # nccl moves tensors on GPUs only
-    on = rows.cuda() if dist.get_backend() == "nccl" and not rows.is_cuda else rows
-    dist.all_reduce(on)
-    return on.to(rows.device)
+    dist.all_reduce(rows)
+    return rows
 
 
 def anywhere(here: bool) -> bool:
     """Whether it is so in any process, so that all decide alike."""
-    return bool(united(torch.tensor([int(here)])).item())
+    return everywhere([here])[0]
+
+
+def everywhere(here: Sequence[bool]) -> list[bool]:
+    """Of each of several questions, whether it is so in any process. No device waits for it."""
+    if not several():
+        return list(here)
+    answers = torch.tensor(here, dtype=torch.int32)
+    dist.all_reduce(answers, dist.ReduceOp.MAX)
+    return [bool(answer) for answer in answers.tolist()]
+
+
+def add_up(tensors: Sequence[Tensor]) -> None:
+    """Replaces tensors on one device by their sums over all processes: in few, large messages."""
+    if not several():
+        return
+    for part in _messages(tensors):
+        flat = torch.cat([tensor.reshape(-1).float() for tensor in part])
+        dist.all_reduce(flat)
+        sizes = [tensor.numel() for tensor in part]
+        sums = [s.view(t.shape) for s, t in zip(torch.split(flat, sizes), part, strict=True)]
+        torch._foreach_copy_(part, sums)
+
+
+def _messages(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """In order, as many at once as fit a message."""
+    part: list[Tensor] = []
+    for tensor in tensors:
+        if part and sum(t.numel() for t in part) + tensor.numel() > MESSAGE:
+            yield part
+            part = []
+        part.append(tensor)
+    if part:
+        yield part
+
+
+def of_first(tree: Any) -> Any:
+    """What the first process has, in all of them: numbers, strings, lists and dicts, as JSON takes them."""
+    if not several():
+        return tree
+    text = torch.frombuffer(bytearray(json.dumps(tree).encode()), dtype=torch.uint8)
+    size = torch.tensor([len(text) if rank() == 0 else 0])
+    dist.broadcast(size, 0)
+    text = text if rank() == 0 else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(text, 0)
+    return json.loads(bytes(text.tolist()))

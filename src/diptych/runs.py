@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,22 +12,30 @@ from typing import Any, cast
 import torch
 
 from diptych import device as devices
+from diptych.checkpoints import Checkpoints
 from diptych.errors import RunError
-from diptych.files import read_json, read_tensors, write_json, write_tensors
+from diptych.files import read_json, read_tensors, write_json, write_tensors, write_text
 from diptych.model import Model
 from diptych.saveable import from_tree, to_tree
+
+QUALITY = "fid"  # of the exams: which of a run's moments was the best
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory: recipe.json, log.jsonl, model.json, model.safetensors, state.safetensors, samples/."""
+    """A run directory: recipe.json, log.jsonl, model.json, model.safetensors, checkpoints, best, samples."""
 
     path: Path
 
     @property
-    def state_file(self) -> Path:
+    def checkpoints(self) -> Checkpoints:
         """What resuming needs: networks, averages, optimizers, clock."""
-        return self.path / "state.safetensors"
+        return Checkpoints(self.path / "checkpoints")
+
+    @property
+    def best(self) -> Path:
+        """The averaged weights of the tick that scored best, a directory that opens as a run does."""
+        return self.path / "best"
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
@@ -84,6 +92,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 return
+
+
+def best_of(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The line of log.jsonl with the best exam, the first of equals; None where there was none."""
+    scored = [line for line in lines if QUALITY in line["exam"]]
+    return min(scored, key=lambda line: line["exam"][QUALITY], default=None)
+
+
+def save_best(model: Model, run: Run, line: Mapping[str, Any]) -> None:
+    """Writes RUN/best: the model as it is, with the recipe and the line of the log that it belongs to."""
+    save_model(model, run.best)
+    write_json(run.best / "recipe.json", run.recipe)
+    write_text(run.best / "log.jsonl", json.dumps(line) + "\n")
 
 
 def save_model(model: Model, directory: str | Path) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diptych import parallel
 from diptych.data.images import Images
 from diptych.device import mixed, pick
 from diptych.errors import Diverged, WrongUse
 from diptych.method import Batch, Clock, Phase
 from diptych.recipe import Recipe
+from diptych.shards import Together, count_shards, reseed, split
+
+ON_ALARM = ("warn", "stop", "rollback", "firmer")
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,31 @@ class Settings:
     device: str = "auto"
     compile: bool = False  # slow to begin, then faster: for GPUs and long trainings
     init: str = ""  # a run whose weights this one begins with, where they fit; see diptych.transfer
+    keep: int = 2  # checkpoints: the last so many, beside the one that scored best
+    averages: int = 0  # moments whose weights are stored for averages made afterwards; see diptych.averages
+    on_alarm: str = "warn"  # or stop, rollback, firmer; see diptych.alarms
+    deterministic: bool = False  # refuses operations of a GPU that are not the same each time
+    fsdp: bool = False  # weights and optimizers lie in shares on the processes; see diptych.fsdp
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("microbatch", 0), ("ticks", 1), ("snapshots", 0)):
-            if getattr(self, name) < least:
-                raise WrongUse(f"{name} must be at least {least}, not {getattr(self, name)}")
+        least = {"seed": 0, "microbatch": 0, "ticks": 1, "snapshots": 0, "keep": 1, "averages": 0}
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise WrongUse(f"{name} must be at least {smallest}, not {getattr(self, name)}")
+        if self.on_alarm not in ON_ALARM:
+            raise WrongUse(
+                f"on an alarm nothing called {self.on_alarm!r} can be done",
+                f"there is: {', '.join(ON_ALARM)}",
+            )
 
 
 class Training:
-    """Networks, averages, optimizers and a clock. `step` moves all of them by one batch."""
+    """Networks, averages, optimizers and a clock. `step` moves all of them by one batch.
 
-    def __init__(self, recipe: Recipe, data: Images, total: int, settings: Settings) -> None:
+    shards: into how many the batch falls, where that was decided before (see diptych.shards).
+    """
+
+    def __init__(self, recipe: Recipe, data: Images, total: int, settings: Settings, shards: int = 0) -> None:
         if len(data) < recipe.batch:
             raise WrongUse(
                 f"{len(data)} images to train on are fewer than a batch of {recipe.batch}",
@@ -53,6 +70,8 @@ class Training:
         self.data, self.total, self.settings = data, total, settings
         self.device = pick(settings.device)
         self.batch = recipe.batch
+        self.shards = count_shards(self.batch, settings.microbatch, parallel.world(), shards)
+        self.mine = split(self.batch, self.shards)[parallel.rank() :: parallel.world()]
         self.share_kept = recipe.average
         self.method = recipe.method.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = list(self.method.phases())
@@ -65,7 +84,7 @@ class Training:
     @property
     def clock(self) -> Clock:
         """Where training stands."""
-        return Clock(self.images, self.total, self.steps)
+        return Clock(self.images, self.total, self.steps, self.batch)
 
     @property
     def finished(self) -> bool:
@@ -75,16 +94,20 @@ class Training:
     def step(self) -> None:
         """Each due phase's turn on the next batch, a pure function of (seed, images seen) and the weights."""
         clock = self.clock
-        torch.manual_seed(
-            int(np.random.SeedSequence([self.settings.seed, self.images]).generate_state(1, np.uint64)[0])
-        )
-        batch = self.data.batch(self.settings.seed, self.images, self.batch, self.device)
+        shards = self.my_shards(self.images)
         for index, phase in enumerate(self.phases):
             if self.steps % phase.every == 0:
-                self.take_turn(index, phase, batch, clock)
+                self.take_turn(index, phase, shards, clock)
         self.images += self.batch
         self.steps += 1
         self.move_average()
+
+    def my_shards(self, images: int) -> list[tuple[int, Batch]]:
+        """This process's part of the batch after so many images: each shard, after its first row's number."""
+        return [
+            (rows.start, self.data.batch(self.settings.seed, images + rows.start, length(rows), self.device))
+            for rows in self.mine
+        ]
 
     def compile(self) -> None:
         """Compiles the networks in place where the settings ask for it: state-dict keys stay as they are."""
@@ -92,8 +115,8 @@ class Training:
             for network in self.method.compilable():
                 network.compile()
 
-    def take_turn(self, index: int, phase: Phase, batch: Batch, clock: Clock) -> None:
-        """Gradient over microbatches, clipping, one optimizer step."""
+    def take_turn(self, index: int, phase: Phase, shards: Sequence[tuple[int, Batch]], clock: Clock) -> None:
+        """Gradient over the shards of all processes, clipping, one optimizer step."""
         parameters = phase.parameters
         if self.turn is not phase:
             self.method.requires_grad_(False)
@@ -101,23 +124,25 @@ class Training:
                 parameter.requires_grad_(True)
             self.turn = phase
         phase.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for micro in batch.split(self.settings.microbatch or self.batch):
-            share = micro.image.shape[0] / batch.image.shape[0]
-            with mixed(self.device, self.settings.precision):
-                loss, logs = phase.loss(micro, clock)
-            torch.autograd.backward(loss * share, inputs=parameters)  # of images, nobody reads the slope
-            total += loss.detach() * share
-            self.logs.add(logs, share)
+        together = Together(self.method, self.shards)
+        for first, batch in shards:
+            reseed(self.settings.seed, clock.images, index, first)
+            share = batch.image.shape[0] / self.batch
+            with together.shard(share):
+                with mixed(self.device, self.settings.precision):
+                    loss, logs = phase.loss(batch, clock)
+                torch.autograd.backward(loss * share, inputs=parameters)  # nobody reads the slope of images
+            together.add({**logs, phase.name: loss}, share)
         gradients = [p.grad for p in parameters if p.grad is not None]
+        together.finish(gradients)
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         if math.isfinite(phase.clip):
             torch.nn.utils.clip_grads_with_norm_(parameters, phase.clip, norm, foreach=True)
         for group in phase.optimizer.param_groups:
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * phase.lr_scale(clock)
         phase.optimizer.step()
-        self.logs.add({phase.name: total, f"{phase.name}_gradient": norm}, 1)
-        bad = torch.where(torch.isfinite(total + norm), math.inf, float(self.steps))
+        self.logs.add({**together.logs, f"{phase.name}_gradient": norm}, 1)
+        bad = torch.where(torch.isfinite(together.logs[phase.name] + norm), math.inf, float(self.steps))
         self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
 
     def move_average(self) -> None:
@@ -157,6 +182,7 @@ class Training:
             "images": self.images,
             "steps": self.steps,
             "threads": torch.get_num_threads(),  # sums depend on it, to the last bit
+            "processes": parallel.world(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -173,12 +199,17 @@ class Training:
                         slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
         self.logs.load_state_dict(state["logs"])
         self.images, self.steps = state["images"], state["steps"]
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and state["processes"] == parallel.world():
             torch.set_num_threads(state["threads"])
 
     def optimizers(self) -> Iterable[torch.optim.Optimizer]:
         """Each optimizer once, though phases may share one."""
         return {id(phase.optimizer): phase.optimizer for phase in self.phases}.values()
+
+
+def length(rows: slice) -> int:
+    """How many there are."""
+    return int(rows.stop - rows.start)
 
 
 class Logs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_state, read_tensors
+from diptych.files import read_tensors
 from diptych.runs import open_run
 from diptych.training import Training
 
@@ -74,8 +74,8 @@ def weights(run: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     """The networks in training and the averaged model of a run. Raises WrongUse where there are none."""
     try:
         opened = open_run(run)
-        if opened.state_file.exists():
-            state = read_state(opened.state_file)
+        if newest := opened.checkpoints.newest:
+            state = opened.checkpoints.read(newest)
             return state["method"], state["average"]
         model, _ = read_tensors(opened.path / "model.safetensors")
     except RunError as error:

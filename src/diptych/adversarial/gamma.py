@@ -49,10 +49,12 @@ class AutoGamma(nn.Module):
 
     @torch.no_grad()
     def observe(self, look: Look, clock: Clock, steps: int = 1) -> None:
-        """Moves gamma by what the logits of one batch, or a part of one, say; it stands for so many steps."""
+        """Moves gamma by what the logits of one batch say; it stands for so many steps."""
         gap = (look.real_logit.detach().mean() - look.fake_logit.detach().mean()).float()
         slow = max(self.quickest, min(clock.images / 8, clock.total / 40))
-        share = min(0.25, steps * look.real.shape[0] / slow)  # no more: the critic takes steps to follow
+        share = min(
+            0.25, steps * (clock.batch or look.real.shape[0]) / slow
+        )  # no more: the critic takes steps to follow
         self.seen_gap.lerp_(gap, min(1.0, 4 * share))
         error = (self.seen_gap / self.gap - 1).clamp(-1, 1)
         self.exponent.add_(error * torch.where(error < 0, FALLING * share, share))

@@ -108,6 +108,27 @@ class Pace:
         int, Parameter(help="Averaged weights kept: of the first tick, the second, the fourth ...")
     ] = 1
     init: Annotated[str, Parameter(help="A run to begin from: its weights, where they fit.")] = ""
+    keep: Annotated[int, Parameter(help="Checkpoints kept: the last so many, beside the best.")] = 2
+    averages: Annotated[
+        int, Parameter(help="Moments whose weights are stored for `diptych average`; 0: none.")
+    ] = 0
+    on_alarm: Annotated[
+        Literal["warn", "stop", "rollback", "firmer"],
+        Parameter(
+            help="rollback: to the best checkpoint, with half the learning rate; firmer: twice the penalty."
+        ),
+    ] = "warn"
+    deterministic: Annotated[
+        bool, Parameter(negative="", help="On GPUs: only operations that give the same each time.")
+    ] = False
+    fsdp: Annotated[
+        bool,
+        Parameter(
+            name="--shard",
+            negative="",
+            help="Under torchrun: weights and optimizers lie in shares on the processes.",
+        ),
+    ] = False
 
 
 Options = Annotated[

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
@@ -15,7 +17,27 @@ from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stde
 from diptych.cli.watch import EXAM, watching
 from diptych.recipe import RecipeSpec
 
+if TYPE_CHECKING:
+    from diptych.probe import Plan
+    from diptych.runs import Run
+
 app = App(name="train", help=VERBS["train"], help_format="markdown")
+
+
+def foretell(spec: RecipeSpec, expected: Plan, as_json: bool) -> None:
+    """Prints what a training would take."""
+    plain = asdict(expected)
+    show(plain) if as_json else table([[k, f"{v:,.6g}"] for k, v in plain.items()], [spec.name, "expected"])
+
+
+def tell(run: Run, as_json: bool) -> None:
+    """Prints what a training has come to."""
+    last = {"run": str(run.path), **run.log()[-1]}
+    if as_json:
+        show(last)
+        return
+    scores = "  ".join(f"{name} {value:.4g}" for name, value in last["exam"].items())
+    print(f"{run.path}: {last['images']:,} images in {last['seconds']:,.0f} s  {scores}")
 
 
 def command(spec: RecipeSpec) -> Any:
@@ -23,34 +45,31 @@ def command(spec: RecipeSpec) -> Any:
 
     def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
         from diptych.loop import Settings, plan, train
+        from diptych.parallel import joined
         from diptych.quick import QuickExam
 
         say_on_stderr()
         exam, force, dry_run, as_json = (rest.pop(name, default) for name, (_, default) in own.items())
-        images, settings = ingest.open(data), Settings(**asdict(pace))
-        if dry_run:
-            expected = asdict(plan(spec, images, arguments=rest, settings=settings))
-            show(expected) if as_json else table(
-                [[k, f"{v:,.6g}"] for k, v in expected.items()], [spec.name, "expected"]
-            )
-            return
-        with watching() as watch:
-            finished = train(
-                spec,
-                images,
-                out,
-                arguments=rest,
-                settings=settings,
-                examine=None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam),
-                watch=watch(spec.name),
-                force=force,
-            )
-        last = {"run": str(out), **finished.log()[-1]}
-        if as_json:
-            show(last)
-        else:
-            scores = "  ".join(f"{name} {value:.4g}" for name, value in last["exam"].items())
-            print(f"{out}: {last['images']:,} images in {last['seconds']:,.0f} s  {scores}")
+        with joined() as rank:
+            logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+            images, settings = ingest.open(data), Settings(**asdict(pace))
+            if dry_run:
+                foretell(spec, plan(spec, images, arguments=rest, settings=settings), as_json)
+                return
+            examine = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
+            with watching() if rank == 0 else nullcontext(lambda name: lambda clock, logs: None) as watch:
+                finished = train(
+                    spec,
+                    images,
+                    out,
+                    arguments=rest,
+                    settings=settings,
+                    examine=examine,
+                    watch=watch(spec.name),
+                    force=force,
+                )
+            if rank == 0:
+                tell(finished, as_json)
 
     run.__name__, run.__doc__ = spec.name, spec.doc
     flags = {

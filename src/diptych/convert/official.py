@@ -16,8 +16,8 @@ from diptych.convert import r3gan, stylegan
 from diptych.convert.contents import Contents, Network, read_networks
 from diptych.convert.unpickler import ConvertError
 from diptych.errors import RunError
-from diptych.files import write_json, write_state
-from diptych.runs import save_model
+from diptych.files import write_json
+from diptych.runs import Run, save_model
 
 M = TypeVar("M", bound=nn.Module)
 SOURCE = "source.json"
@@ -145,5 +145,5 @@ def save(converted: Converted, out: str | Path, *, force: bool = False) -> None:
     }
     if converted.critic is not None:
         state |= {f"critic.{key}": tensor for key, tensor in converted.critic.state_dict().items()}
-    write_state(out / "state.safetensors", {"method": state, "average": converted.model.state_dict()})
+    Run(out).checkpoints.write(0, {"method": state, "average": converted.model.state_dict()}, keep=1)
     write_json(out / SOURCE, converted.describe())

@@ -52,8 +52,9 @@ class Adaptive(nn.Module):
 
         Nothing here waits for the device.
         """
-        self.sign += real_logit.sign().sum()
-        self.seen += real_logit.shape[0]
+        images = clock.batch or real_logit.shape[0]
+        self.sign += real_logit.sign().mean() * images
+        self.seen += images
         self.turn += 1
         due = self.turn % INTERVAL == 0
         step = (self.sign / self.seen - self.target).sign() * self.seen / self.speed(clock)
