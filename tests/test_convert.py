@@ -24,12 +24,12 @@ from diptych.adversarial.style import StyleModel
 from diptych.cli import run as command
 from diptych.convert import tensors as held
 from diptych.convert.official import Converted, convert, save
-from diptych.convert.unpickler import ConvertError, Made, Name, read_pickle
 from diptych.errors import RunError
 from diptych.model import Condition
 from diptych.runs import load_model
 from diptych.training import Settings, Training
 from diptych.transfer import transfer
+from diptych.unpickler import ConvertError, Made, Name, read_pickle
 from official import Tensors
 
 Image = Callable[[Tensors, Tensor, Tensor | None, float], Tensor]

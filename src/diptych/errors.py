@@ -33,6 +33,10 @@ class Diverged(RunError):
     """Training met a number that is not finite; the last good checkpoint stands."""
 
 
+class Alarmed(RunError):
+    """An alarm ended training, because it was asked to; the last checkpoint and the best one stand."""
+
+
 class NotMeasurable(DiptychError):
     """The model or the sample has no such quantity (a GAN has no density); the message gives the reason."""
 

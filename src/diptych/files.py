@@ -6,18 +6,24 @@ import errno
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from io import BufferedReader
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
-from diptych.errors import RunError
+from diptych.errors import DiptychError, RunError
+from diptych.privacy import cleaned
 
+CHUNK = 1 << 18  # bytes
+MAX_JSON_BYTES = 16 << 20  # as Python objects up to 25 times as much
+# what a packed file may unpack to: a small one this much, a larger one this often; pictures pack to a tenth
+UNPACKED_BYTES, UNPACKED_RATIO = 512 << 20, 50
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -41,6 +47,11 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path("~/.cache").expanduser()) / "diptych"
 
 
+def unpacked_at_most(path: Path) -> int:
+    """The bytes that a packed file may declare: 512 MiB, or 50 times its size where that is more."""
+    return max(UNPACKED_BYTES, UNPACKED_RATIO * path.stat().st_size)
+
+
 def write(path: Path, produce: Callable[[Path], None]) -> None:
     """Lets `produce` write to a temporary name beside `path`, then moves it there in one step.
 
@@ -55,7 +66,7 @@ def write(path: Path, produce: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
+        raise RunError(f"{path} could not be written: {error.strerror or error}", remedy(error)) from error
     finally:
         with suppress(OSError):  # a directory that cannot be written to cannot be tidied either
             temporary.unlink(missing_ok=True)
@@ -67,13 +78,27 @@ def clear_temporaries(folder: Path) -> None:
         left.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether it has a name that `write` gives to what is not yet whole."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
 def append_line(path: Path, text: str) -> None:
     """One more line of a text file. Raises RunError that names it where it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a line is there before the checkpoint that follows it
     except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
+        raise RunError(f"{path} could not be written: {error.strerror or error}", remedy(error)) from error
+
+
+def remedy(error: OSError) -> str:
+    """What can be done where a file cannot be written, if that is known."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room: what was there before is untouched, and the same command goes on from it"
+    return ""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,15 +110,19 @@ def write_text(path: Path, text: str) -> None:
     write(path, produce)
 
 
-def write_json(path: Path, tree: Any) -> None:
-    """A JSON file, atomically."""
-    write_text(path, json.dumps(tree, indent=2) + "\n")
+def write_json(path: Path, tree: Any, verbatim: bool = False) -> None:
+    """A JSON file, atomically; without secrets and home directories unless `verbatim` (diptych.privacy)."""
+    write_text(path, json.dumps(tree if verbatim else cleaned(tree), indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file. Raises RunError that names it where it is missing or damaged."""
+    """A JSON file of at most 16 MiB. Raises RunError that names it where it is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ValueError(f"it is longer than {MAX_JSON_BYTES:,} bytes")
+        return json.loads(data.decode("utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
     except (ValueError, OSError, RecursionError) as error:
@@ -135,7 +164,7 @@ _SUM, _NO_SUM = "crc32", "00000000"  # of header and tensors, with the sum itsel
 
 
 def _field(value: str) -> bytes:
-    """How the sum stands in the header."""
+    """How the checksum stands in the header."""
     return f'"{_SUM}": "{value}"'.encode()
 
 
@@ -147,12 +176,18 @@ def checksum(parts: Iterable[bytes | memoryview]) -> str:
     return f"{total:08x}"
 
 
+def chunks(file: BufferedReader) -> Iterator[memoryview]:
+    """The rest of a file, through one piece of memory that stays in the processor's cache."""
+    chunk = memoryview(bytearray(CHUNK))
+    while size := file.readinto(chunk):
+        yield chunk[:size]
+
+
 def verify(path: Path, recorded: str) -> None:
     """Raises RunError where a safetensors file is not what was written."""
     with path.open("rb") as file:
         head = file.read(int.from_bytes(file.read(8), "little"))
-        blocks = iter(lambda: file.read(1 << 22), b"")
-        found = checksum(chain([head.replace(_field(recorded), _field(_NO_SUM), 1)], blocks))
+        found = checksum(chain([head.replace(_field(recorded), _field(_NO_SUM), 1)], chunks(file)))
     if found != recorded:
         raise RunError(
             f"{path} is damaged: its checksum is {found}, and {recorded} was written",
@@ -171,20 +206,27 @@ def reserve(descriptor: int, size: int) -> None:
             raise
 
 
-def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(
+    path: Path, device: torch.device | str = "cpu", summed: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file.
 
-    Raises RunError that names it where it is damaged; files of ours carry a checksum.
+    Raises RunError that names it where it is damaged; files of ours carry a checksum, and with `summed` they
+    must.
     """
     try:
         with safe_open(path, "pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             if recorded := metadata.pop(_SUM, ""):
                 verify(path, recorded)
+            elif summed:
+                raise RunError(f"{path} is damaged, or no training state: it carries no checksum")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except DiptychError:
+        raise
+    except Exception as error:  # of a damaged header safetensors and torch each raise their own
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
@@ -198,12 +240,15 @@ def write_state(path: Path, state: Any) -> None:
     write_tensors(path, tensors, {"skeleton": skeleton})
 
 
-def read_state(path: Path) -> Any:
-    """The inverse of `write_state`."""
-    tensors, metadata = read_tensors(path)
+def read_state(path: Path, summed: bool = False) -> Any:
+    """The inverse of `write_state`. Raises RunError that names the file where it is damaged.
+
+    summed: it must have a checksum.
+    """
+    tensors, metadata = read_tensors(path, summed=summed)
     try:
         return _fill(json.loads(metadata["skeleton"]), tensors)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except Exception as error:  # a tree of anything fails in any way
         raise RunError(f"{path} is not a training state") from error
 
 

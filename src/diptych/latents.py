@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import RunError, WrongUse
-from diptych.files import write
+from diptych.files import unpacked_at_most, write
 from diptych.model import Condition, Model, Noise, to_uint8
 
 LIMITS = ("truncation", "cutoff", "threshold")  # options that keep latents near the mean
@@ -191,8 +192,12 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def read_arrays(path: Path, needed: str) -> dict[str, Any]:
     """The arrays of an .npz file; nothing in it executes. Raises RunError where `needed` is not there."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            declared = sum(info.file_size for info in archive.infolist())
+        if declared > unpacked_at_most(path):
+            raise ValueError(f"it declares {declared:,} bytes, too many for its size")
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {n: array for n in file.files if isinstance(array := file[n], np.ndarray)}
     except FileNotFoundError as error:
         raise RunError(f"there is no {path}") from error
     except Exception as error:  # NumPy, zipfile and zlib raise what they like for a damaged file

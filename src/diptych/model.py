@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from diptych.blocks import block_size, exact_blocks, one_thread, plain_blocks
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -89,6 +91,12 @@ class Condition:
     def __getitem__(self, rows: slice) -> Condition:
         return self.map(lambda part: part[rows])
 
+    def of(self, rows: Sequence[int]) -> Condition:
+        """The same condition for these rows, in this order."""
+        return self.map(
+            lambda part: part[list(rows)] if isinstance(part, Tensor) else [part[i] for i in rows]
+        )
+
     def to(self, device: torch.device | str) -> Condition:
         """The same condition on a device."""
         return self.map(lambda part: part.to(device) if isinstance(part, Tensor) else part)
@@ -99,12 +107,6 @@ class Batch(NamedTuple):
 
     image: Tensor  # (B, C, H, W) in [-1, 1], channels-last
     condition: Condition
-
-    def split(self, size: int) -> Iterator[Batch]:
-        """Microbatches of at most `size` images, in order."""
-        for start in range(0, self.image.shape[0], size):
-            rows = slice(start, start + size)
-            yield Batch(self.image[rows], self.condition[rows])
 
 
 class Model(nn.Module, ABC):
@@ -168,10 +170,18 @@ class Model(nn.Module, ABC):
         return torch.tensor([examples[seed % len(examples)] for seed in seeds]).view(-1, self.attributes)
 
     @torch.inference_mode()
-    def sample(self, seeds: Iterable[int], condition: Condition | None = None, batch: int = 64) -> Tensor:
+    def sample(
+        self,
+        seeds: Iterable[int],
+        condition: Condition | None = None,
+        batch: int = 64,
+        exact: bool = False,
+    ) -> Tensor:
         """Images for these seeds, uint8 (N, C, H, W) on the CPU.
 
-        Seed i's image does not depend on the others.
+        Seed i's image does not depend on the others, up to one level: kernels differ by batch size. With
+        `exact` it is the same bit for bit, whatever the other seeds, the batch and the threads: networks see
+        blocks of one size on one thread, and `batch` is not asked.
         """
         if batch < 1:
             raise WrongUse(f"batch must be at least 1, not {batch}")
@@ -181,13 +191,14 @@ class Model(nn.Module, ABC):
         device = next(self.parameters(), torch.empty(0)).device
         was_training = self.training
         self.eval()
-        parts = [torch.empty(0, *self.image_shape, dtype=torch.uint8)]
-        for start in range(0, len(seeds), batch):
-            rows = slice(start, start + batch)
-            image = self(Noise(seeds[rows], device), condition[rows].to(device))
-            parts.append(to_uint8(image).cpu())
+        images = torch.empty(len(seeds), *self.image_shape, dtype=torch.uint8)
+        blocks = exact_blocks(seeds, block_size(device)) if exact else plain_blocks(len(seeds), batch)
+        with one_thread() if exact else nullcontext():
+            for places, rows in blocks:
+                image = self(Noise([seeds[i] for i in rows], device), condition.of(rows).to(device))
+                images[list(places)] = to_uint8(image[list(places.values())]).cpu()
         self.train(was_training)
-        return torch.cat(parts)
+        return images
 
     def check(self, condition: Condition, n: int) -> None:
         """Raises WrongUse where the condition is not one that this model understands."""

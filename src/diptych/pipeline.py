@@ -16,6 +16,7 @@ from diptych.device import pick
 from diptych.errors import NotMeasurable, RunError, WrongUse
 from diptych.model import Condition, Model, Noise
 from diptych.pretrained import Pretrained
+from diptych.privacy import at_home
 from diptych.saveable import saveable
 
 DIAL = (1, 2, 4, 10, 20, 50)  # steps worth measuring, as far as the pipeline's own number of them
@@ -44,7 +45,7 @@ def open_pipeline(path: str | Path, device: torch.device | str = "auto") -> Pipe
 
     Raises RunError where it cannot be trusted or read.
     """
-    return Pipeline(Pretrained(str(Path(path).expanduser().resolve()))).to(pick(str(device)))
+    return Pipeline(Pretrained(at_home(str(Path(path).expanduser().resolve())))).to(pick(str(device)))
 
 
 @saveable

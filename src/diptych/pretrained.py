@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
+from diptych.allowance import allowance
+from diptych.checking import shown
 from diptych.errors import DiptychError, RunError
 from diptych.files import read_json
 from diptych.saveable import saveable
@@ -29,7 +32,7 @@ class Pretrained(nn.Module):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self.pipe = opened(Path(path))
+        self.pipe = opened(Path(path).expanduser())
         parts = self.pipe.components.items()
         self.networks = nn.ModuleDict({name: part for name, part in parts if isinstance(part, nn.Module)})
         self.requires_grad_(False)
@@ -60,7 +63,7 @@ def opened(path: Path) -> Any:
     without: dict[str, Any] = dict.fromkeys(_unused(index))
     if "requires_safety_checker" in inspect.signature(kind).parameters:
         without["requires_safety_checker"] = False
-    with _quiet(diffusers):
+    with _quiet(diffusers), allowance(*_stored(path)):
         try:
             pipe = kind.from_pretrained(  # type: ignore[attr-defined]
                 str(path),
@@ -80,6 +83,19 @@ def opened(path: Path) -> Any:
             part.float()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def _stored(path: Path) -> tuple[int, int]:
+    """How many values the weights below a directory may hold, by their size, in how many tensors."""
+    files = sorted(path.rglob("*.safetensors"))
+    try:
+        tensors = 0
+        for file in files:
+            with safe_open(file, "pt") as opened_file:
+                tensors += len(opened_file.keys())
+    except Exception as error:  # safetensors raises its own
+        raise RunError(f"{path} cannot be opened: {error}") from error
+    return sum(file.stat().st_size for file in files) // 2, tensors  # two bytes a value, or more
 
 
 def hub() -> Any:
@@ -122,9 +138,10 @@ def trusted_index(path: Path) -> Mapping[str, Any]:
             or value == [None, None]
         ):
             continue
-        if not _is_theirs(value):
+        if not part.isidentifier() or len(part) > 100 or not _is_theirs(value):
             raise RunError(
-                f"{path / INDEX} names {value} as its {part}, which is not diffusers' or transformers' own",
+                f"{path / INDEX} names {shown(str(value), 200)} as its {shown(part)}, which is not "
+                "diffusers' or transformers' own",
                 "code that comes with weights is not run here",
             )
         _check_files(path / part)
@@ -139,7 +156,9 @@ def _unused(index: Mapping[str, Any]) -> list[str]:
 
 def _is_theirs(value: list[Any]) -> bool:
     """Whether [library, class] names a class of diffusers, of transformers, or of a pipeline of diffusers."""
-    if len(value) != 2 or not all(isinstance(word, str) and word.isidentifier() for word in value):
+    if len(value) != 2 or not all(
+        isinstance(word, str) and word.isidentifier() and len(word) < 100 for word in value
+    ):
         return False
     library = value[0]
     if library in ("diffusers", "transformers"):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diptych.checking import misfit, shown
 from diptych.data.decode import Channels, Fit
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.data.ingest import open_data, open_whole
@@ -20,6 +21,13 @@ from diptych.subject import Shape, Source, Subject, check_prompts, open_subject,
 log = logging.getLogger("diptych")
 
 Split = Literal["auto", "held_out", "all"]
+_ARGUMENTS: dict[str, Any] = {
+    "size": int | None,
+    "fit": Fit,
+    "channels": Channels | None,
+    "held_out": float | None,
+    "attributes": str | None,
+}  # of open_data
 FIRST_SEED = 1 << 40  # of the samples of a model that is the reference: no fakes are drawn up there
 
 
@@ -149,11 +157,20 @@ def _arguments(
 ) -> dict[str, Any]:
     """How the reference is opened: as the first run recorded it, with what was asked for here on top."""
     asked = {"size": size, "fit": fit, "channels": channels}
-    recorded = dict((runs[0].data or {}).get("arguments", {})) if runs else {}
-    recorded.pop("flip", None)
+    recorded = _as_recorded(runs[0]) if runs else {}
     if recorded and fit == "crop":  # not asked for
         asked.pop("fit")
     return {**asked, **recorded, **{name: value for name, value in asked.items() if value is not None}}
+
+
+def _as_recorded(run: Subject) -> dict[str, Any]:
+    """The arguments that a run's data were opened with. Raises RunError where they are none."""
+    found = dict((run.data or {}).get("arguments", {}))
+    found.pop("flip", None)
+    for name, value in found.items():
+        if name not in _ARGUMENTS or misfit(value, _ARGUMENTS[name], name):
+            raise RunError(f"recipe.json of {run.name} records {name} = {shown(value)} of its data")
+    return found
 
 
 def _opened_like(source: str | Path, shape: Shape | None, whole: bool, arguments: dict[str, Any]) -> DataSet:

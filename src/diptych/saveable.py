@@ -1,7 +1,8 @@
 """@saveable: a class that remembers its constructor's arguments, so that a file can describe it.
 
 `to_tree` writes a module as a tree of constructors, {"class": "diptych.networks.unet:UNet", "width": 32};
-`from_tree` builds it again. Only classes that carry @saveable are ever constructed from a file.
+`from_tree` builds it again. Only classes that carry @saveable are ever constructed from a file, from
+arguments of the kinds that they are annotated with, and within an `allowance` of memory and time.
 """
 
 from __future__ import annotations
@@ -10,15 +11,25 @@ import functools
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
+from math import prod
 from typing import Any, TypeVar
 
 from torch import nn
 
+from diptych.allowance import TooMuch, allowance
+from diptych.checking import Unbounded, bounded, kinds_of, misfit, shown
 from diptych.errors import RunError
+
+__all__ = ["Unbounded", "arguments", "change", "class_name", "from_tree", "rebuilt", "saveable", "to_tree"]
 
 C = TypeVar("C", bound=type)
 M = TypeVar("M", bound=nn.Module)
+LARGEST = 1 << 20  # of whole numbers: widths, blocks, steps, pixels on a side
+LARGEST_IMAGE = 1 << 28  # values of an image
+LONGEST = 1 << 16  # characters of a text
+# where the package's own are: nothing else is imported because a file names it
+PARTS = ("adversarial", "diffusion", "networks", "pipeline", "pretrained")
 _known: dict[str, type] = {}
 
 
@@ -73,11 +84,11 @@ def change(module: nn.Module, **changes: Any) -> None:
 
 
 def to_tree(value: Any) -> Any:
-    """A saveable object as plain JSON types."""
+    """A saveable object as plain JSON types. Raises RunError where `from_tree` would not take it back."""
     if isinstance(value, nn.Module):
-        return {"class": class_name(type(value))} | {k: to_tree(v) for k, v in arguments(value).items()}
+        return _described(type(value), arguments(value))
     if is_dataclass(value) and not isinstance(value, type):
-        return {"class": class_name(type(value))} | {k: to_tree(v) for k, v in asdict(value).items()}
+        return _described(type(value), asdict(value))
     if isinstance(value, (list, tuple)):
         return [to_tree(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -87,41 +98,78 @@ def to_tree(value: Any) -> Any:
     )
 
 
-def from_tree(tree: Any) -> Any:
-    """The inverse of `to_tree`.
+def _described(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    check(cls, given)
+    return {"class": class_name(cls)} | {name: to_tree(value) for name, value in given.items()}
 
-    Raises RunError for a class that is not @saveable or arguments that do not fit.
+
+def from_tree(tree: Any, values: int = 0, tensors: int = 0) -> Any:
+    """The inverse of `to_tree`; `values` in `tensors` are stored beside it, which says how large it may be.
+
+    Raises RunError for a class that is not @saveable, for arguments of another kind, for whole numbers beyond
+    2^20 and images beyond 2^28 values, and before more is allocated than 128 MiB and 40 bytes for each of
+    `values` (see `diptych.allowance`).
     """
+    bounded(tree, "model.json")
+    try:
+        with allowance(values, tensors):
+            return _built(tree)
+    except TooMuch as error:
+        raise RunError(f"model.json was not built: {error.message}", "it is damaged or hostile") from error
+
+
+def _built(tree: Any) -> Any:
     if isinstance(tree, list):
-        return tuple(from_tree(item) for item in tree)
+        return tuple(_built(item) for item in tree)
     if not isinstance(tree, Mapping):
         return tree
     if not isinstance(name := tree.get("class"), str):
         raise RunError("model.json has an object without a class")
     cls = _find(name)
-    given = {key: from_tree(value) for key, value in tree.items() if key != "class"}
-    wanted = {f.name for f in fields(cls)} if is_dataclass(cls) else set(inspect.signature(cls).parameters)
-    if unknown := given.keys() - wanted:
-        raise RunError(f"model.json gives {name} an argument {min(unknown)!r} that it does not take")
+    given = {key: _built(value) for key, value in tree.items() if key != "class"}
+    if unknown := given.keys() - kinds_of(cls).keys():
+        raise RunError(f"model.json gives {name} an argument {shown(min(unknown))} that it does not take")
+    check(cls, given)
     try:
         return cls(**given)
-    except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
-        raise RunError(f"model.json has arguments that {name} cannot be built from: {error}") from error
+    except RunError:
+        raise
+    except Exception as error:  # out of what they are given, constructors raise nearly anything
+        why = shown(str(error) or type(error).__name__, 300)
+        raise RunError(f"model.json has arguments that {name} cannot be built from: {why}") from error
+
+
+def check(cls: type, given: Mapping[str, Any]) -> None:
+    """Raises RunError where an argument is not of its annotated kind, or absurdly large."""
+    for name, value in given.items():
+        said = misfit(value, kinds_of(cls).get(name, Any), name) or _absurd(value, name)
+        if said:
+            raise RunError(f"model.json has arguments that {class_name(cls)} cannot be built from: {said}")
+
+
+def _absurd(value: Any, name: str) -> str:
+    """Why a value is out of all proportion, as a sentence; empty where it is not."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"{name} is {shown(value)}, beyond {LARGEST:,}"
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{name} is a text of {len(value):,} characters"
+    if not isinstance(value, list | tuple):
+        return ""
+    if name == "image_shape" and (min(value, default=0) < 1 or prod(value) > LARGEST_IMAGE):
+        return f"no image has the shape {shown(repr(tuple(value)))}"
+    return next(filter(None, (_absurd(item, name) for item in value)), "")
 
 
 def _find(name: str) -> type:
-    """The @saveable class of this name; modules of this package are imported when they are first named."""
-    module = name.partition(":")[0]
-    if (
-        name not in _known
-        and module.split(".")[0] == "diptych"
-        and all(map(str.isidentifier, module.split(".")))
-    ):
+    """The @saveable class of this name; the package's own are imported when they are first named."""
+    words = name.partition(":")[0].split(".")
+    if name not in _known and len(words) > 1 and words[0] == "diptych" and words[1] in PARTS:
         try:
-            importlib.import_module(module)
+            if all(map(str.isidentifier, words)):
+                importlib.import_module(".".join(words))
         except ImportError as error:
-            raise RunError(f"model.json names {name}, whose module does not exist here") from error
+            raise RunError(f"model.json names {shown(name)}, whose module does not exist here") from error
     if name not in _known:
         hint = "if it is a class of yours, import its module first; otherwise the file is damaged or hostile"
-        raise RunError(f"model.json names {name}, which is not a @saveable class", hint)
+        raise RunError(f"model.json names {shown(name)}, which is not a @saveable class", hint)
     return _known[name]

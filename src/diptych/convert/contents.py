@@ -14,7 +14,6 @@ from torch import Tensor
 
 from diptych.convert.tensors import (
     ARRAYS,
-    ENCODED,
     FROM_BYTES,
     PARAMETERS,
     SCALARS,
@@ -24,7 +23,7 @@ from diptych.convert.tensors import (
     array,
     scalar,
 )
-from diptych.convert.unpickler import ConvertError, Made, Name, read_pickle
+from diptych.unpickler import ENCODE, ConvertError, Made, Name, read_pickle
 
 DEEPEST = 32
 MOST_LOOKS = 200_000  # real networks need some ten thousand
@@ -35,7 +34,7 @@ TYPES = {f"{kind}{bits}" for kind in ("float", "int", "uint", "bfloat") for bits
     "bool"
 }
 KNOWN = (
-    {PERSISTENT, FROM_BYTES, ENCODED, Name("numpy", "ndarray"), Name("numpy", "dtype"), Name("torch", "Size")}
+    {PERSISTENT, FROM_BYTES, ENCODE, Name("numpy", "ndarray"), Name("numpy", "dtype"), Name("torch", "Size")}
     | TENSORS
     | PARAMETERS
     | ARRAYS

@@ -14,10 +14,10 @@ import diptych
 from diptych.adversarial.latent import GeneratorModel
 from diptych.convert import r3gan, stylegan
 from diptych.convert.contents import Contents, Network, read_networks
-from diptych.convert.unpickler import ConvertError
 from diptych.errors import RunError
 from diptych.files import write_json
 from diptych.runs import Run, save_model
+from diptych.unpickler import ConvertError
 
 M = TypeVar("M", bound=nn.Module)
 SOURCE = "source.json"

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from diptych.allowance import TooMuch, allowance
 from diptych.convert.contents import Network
-from diptych.convert.unpickler import ConvertError
 from diptych.errors import DiptychError
+from diptych.unpickler import ConvertError
 
 N = TypeVar("N", bound=nn.Module)
 TOO_MANY = 2**16  # of anything that is counted in an architecture
@@ -137,17 +138,18 @@ class Options:
 def fitted(make: Callable[[], N], tensors: Mapping[str, Tensor]) -> N:
     """One of our networks with these tensors as its own.
 
-    Raises ConvertError where they do not fit; that is found out before memory is taken.
+    Raises ConvertError where they do not fit, before more memory is taken than they account for.
     """
     try:
-        with torch.device("meta"):
-            wanted = {name: tensor.shape for name, tensor in make().state_dict().items()}
-        check_shapes(wanted, tensors)
-        network = make()
+        with allowance(sum(map(Tensor.numel, tensors.values())), len(tensors)):
+            network = make()
+    except TooMuch as error:
+        raise ConvertError(f"its network is of another architecture: {error.message}") from error
     except (DiptychError, RuntimeError, MemoryError, ValueError, OverflowError) as error:
         if isinstance(error, ConvertError):
             raise
         raise ConvertError(f"its network cannot be built here: {str(error).splitlines()[0][:200]}") from error
+    check_shapes({name: tensor.shape for name, tensor in network.state_dict().items()}, tensors)
     network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return network.eval().requires_grad_(False)
 

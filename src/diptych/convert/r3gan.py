@@ -12,8 +12,8 @@ from torch import Tensor
 from diptych.adversarial.latent import LatentModel
 from diptych.convert.contents import Network
 from diptych.convert.parts import Parts, fitted
-from diptych.convert.unpickler import ConvertError
 from diptych.networks.r3gan import TAPS, R3Critic, R3Generator
+from diptych.unpickler import ConvertError
 
 STAGES = r"Model\.MainLayers\.(\d+)\."
 BLOCK = r"{}\.\d+\.LinearLayer1\.Layer\.weight"

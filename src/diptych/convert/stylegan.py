@@ -11,11 +11,11 @@ from torch import Tensor
 from diptych.adversarial.style import StyleModel
 from diptych.convert.contents import Network
 from diptych.convert.parts import Options, Parts, fitted
-from diptych.convert.unpickler import ConvertError
 from diptych.networks.modulated import FILTER
 from diptych.networks.stylegan2 import ARCHITECTURES, StyleGAN2Generator
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
 from diptych.networks.stylegan3 import StyleGAN3Generator
+from diptych.unpickler import ConvertError
 
 FILTERS = r".*resample_filter"
 LAYER = ("weight", "bias", "affine.weight", "affine.bias")

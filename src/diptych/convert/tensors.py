@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.convert.unpickler import ConvertError, Made, Name, Stored, read_pickle
+from diptych.unpickler import ConvertError, Made, Name, Stored, read_pickle
 
 MAGIC = 0x1950A86A20F9469CFC6C  # torch.save's, before it wrote archives
 STORAGES = {
@@ -31,7 +31,6 @@ FROM_BYTES = Name("torch.storage", "_load_from_bytes")
 ARRAYS = {Name(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 SCALARS = {Name(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")}
 KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
-ENCODED = Name("_codecs", "encode")
 LARGEST_RANK = 8
 
 
@@ -144,11 +143,7 @@ def number_type(made: Any) -> np.dtype[Any]:
 
 
 def as_bytes(value: Any) -> bytes:
-    """Bytes, also where protocol 2 wrote them as text to be encoded."""
-    if isinstance(value, Made) and value.what == ENCODED and len(value.arguments) == 2:
-        text, codec = value.arguments
-        if isinstance(text, str) and codec == "latin1":
-            return text.encode("latin1", "replace")
+    """Bytes. Raises ConvertError for anything else."""
     if not isinstance(value, bytes):
         raise ConvertError("it has numbers without values")
     return value

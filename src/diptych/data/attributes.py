@@ -104,7 +104,12 @@ def _read(file: File, files: Sequence[File]) -> Table | None:
     except (Unreadable, UnicodeDecodeError) as error:
         raise DataError(f"{file.name} cannot be read: {error}", "save it as CSV in UTF-8") from error
     head = text.partition("\n")[0]
-    lines = list(csv.reader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ","))
+    try:
+        lines = list(
+            csv.reader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ",")
+        )
+    except csv.Error as error:
+        raise DataError(f"{file.name} cannot be read: {error}", "save it as CSV in UTF-8") from error
     if len(lines) < 2:
         return None
     header, width = [column.strip() for column in lines[0]], len(lines[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +11,14 @@ import numpy as np
 from diptych.data.arrays import Array, Stack, joined
 from diptych.data.images import UInt8
 from diptych.errors import DataError
+from diptych.unpickler import ENCODE, ConvertError, Made, Name, read_pickle
 
 _TRAIN = [f"data_batch_{i}" for i in range(1, 6)]
-_MAX_BYTES = 1 << 30
-
-
-class _Parts:
-    """Stands in for numpy's classes: keeps what the pickle says, so that not even numpy runs on it."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
-    """What Python 3 writes for bytes in protocol 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("it encodes something that is not latin1 text")
-    return text.encode("latin1")
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _Parts,
-    ("numpy._core.multiarray", "_reconstruct"): _Parts,
-    ("numpy", "ndarray"): _Parts,
-    ("numpy", "dtype"): _Parts,
-    ("_codecs", "encode"): _latin1,
+_MAX_BYTES = 64 << 20  # a batch of 10,000 images has 31 MB
+_ALLOWED = {
+    *(Name(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
+    *(Name("numpy", "ndarray"), Name("numpy", "dtype"), ENCODE),
 }
-
-
-class _Restricted(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no batch needs") from None
 
 
 def find_cifar(folder: Path) -> Path | None:
@@ -74,7 +44,7 @@ def load_cifar(folder: Path) -> Stack:
 def _batch(path: Path) -> tuple[UInt8, Array]:
     """(N, 32, 32, 3) and (N,)."""
     tree = _read(path)
-    data, labels = _entry(path, tree, "data", _Parts), _entry(path, tree, "labels", list)
+    data, labels = _entry(path, tree, "data", Made), _entry(path, tree, "labels", list)
     rows = _array(path, data)
     if any(type(label) is not int or not 0 <= label < 256 for label in labels) or len(labels) != len(rows):
         raise DataError(
@@ -84,10 +54,11 @@ def _batch(path: Path) -> tuple[UInt8, Array]:
     return image, np.array(labels, np.int64)
 
 
-def _array(path: Path, parts: _Parts) -> UInt8:
+def _array(path: Path, parts: Made) -> UInt8:
     """Rebuilds the one kind of array that CIFAR has: uint8, (N, 3072), in C order."""
     try:
         _, shape, dtype, fortran, raw = parts.state
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw  # Python 2's bytes
         kind = dtype.arguments[0]
         right = kind in ("u1", b"u1") and not fortran and isinstance(raw, bytes) and len(shape) == 2
         if not right or shape[1] != 3072 or len(raw) != shape[0] * 3072:
@@ -109,15 +80,19 @@ def _entry(path: Path, tree: dict[Any, Any], name: str, kind: type) -> Any:
 
 
 def _read(path: Path) -> dict[Any, Any]:
+    """What a batch holds. No unpickler runs, whose memo could be endless."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path} is too large for a CIFAR-10 batch")
         with path.open("rb") as file:
-            tree = _Restricted(file, encoding="bytes").load()
-    except DataError:
-        raise
-    except Exception as error:  # a broken pickle raises nearly anything
-        raise DataError(f"{path} is not a CIFAR-10 batch: {error}", "nothing in it was run") from error
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise DataError(f"{path} is too large for a CIFAR-10 batch")
+        tree = read_pickle(io.BytesIO(data), _ALLOWED.__contains__)
+    except ConvertError as error:
+        raise DataError(
+            f"{path} is not a CIFAR-10 batch: {error.message}", "nothing in it was run"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not isinstance(tree, dict):
         raise DataError(f"{path} is not a CIFAR-10 batch: it holds a {type(tree).__name__}")
     return tree

@@ -14,6 +14,7 @@ from pathlib import Path
 from diptych.data.decode import MAX_FILE_BYTES, Unreadable
 from diptych.data.images import Incident
 from diptych.errors import DataError
+from diptych.files import unpacked_at_most
 
 TABLES = ("labels.csv", "metadata.csv")
 TRAIN, HELD_OUT = "train", ("test", "val", "valid", "validation")  # the first that is there is held out
@@ -134,12 +135,20 @@ def _bounded(data: bytes) -> bytes:
 
 @contextmanager
 def list_zip(path: Path) -> Iterator[Listing]:
-    """The members of a zip; they are read in memory, so that a member's path can do no harm."""
+    """The members of a zip; they are read in memory, so that a member's path can do no harm.
+
+    Raises DataError where it is none, or declares more than 512 MiB and 50 times its own size.
+    """
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(f"{path} is not a zip that can be read: {error}") from error
     with archive:
+        declared = sum(info.file_size for info in archive.infolist())
+        if declared > unpacked_at_most(path):
+            raise DataError(
+                f"{path} declares {declared:,} bytes, too many for its size", "unpack it yourself"
+            )
         files = []
         for info in sorted(archive.infolist(), key=lambda info: (info.filename, info.header_offset)):
             parts = tuple(p for p in info.filename.replace("\\", "/").split("/") if p not in ("", ".", ".."))

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych.data import builtin
-from diptych.data.arrays import Stack, beside_npy, find_idx, load_idx, load_npz
+from diptych.data.arrays import Stack, beside_npy, load_npz
 from diptych.data.builtin import Allocate
 from diptych.data.cifar import find_cifar, load_cifar
 from diptych.data.files import Listing, list_folder, list_zip, printable
+from diptych.data.idx import find_idx, load_idx
 from diptych.errors import DataError, did_you_mean
 
 DRAWN_AT = 32  # pixels, where no size is asked for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diptych.allowance import allowance
 from diptych.errors import RunError, WrongUse
 from diptych.features._resize import pillow_bicubic, rgb
 from diptych.features._weights import sha256_of
+from diptych.files import read_json
 
 log = logging.getLogger("diptych")
 
@@ -62,10 +63,12 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     if (folder / INDEX).is_file():
         try:
-            parts = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            return [folder / name for name in sorted(set(parts.values()))]
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        except (KeyError, AttributeError, TypeError) as error:
             raise RunError(f"{folder / INDEX} cannot be read: {error}") from error
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise RunError(f"{folder / INDEX} names files outside of its folder")
+        return [folder / name for name in names]
     if (folder / PICKLED).is_file():
         return [folder / PICKLED]
     raise WrongUse(
@@ -91,7 +94,8 @@ def network(kind: str, folder: Path, types: Sequence[str]) -> tuple[Any, str]:
     sha256 = sha256_of(files)
     pickled = files[0].name == PICKLED
     try:
-        with _quiet(transformers):
+        # two bytes a value, or more; what config.json describes is no larger than what is stored
+        with _quiet(transformers), allowance(sum(f.stat().st_size for f in files) // 2, 10_000):
             net, notes = getattr(transformers, kind).from_pretrained(
                 str(folder),
                 local_files_only=True,
@@ -120,11 +124,11 @@ def network(kind: str, folder: Path, types: Sequence[str]) -> tuple[Any, str]:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        config = read_json(path)
+    except RunError as error:
+        if path.exists():
+            raise
         raise WrongUse(f"there is no {path}", "a folder of the transformers library has one") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise RunError(f"{path} is not the configuration of a network")
     return config

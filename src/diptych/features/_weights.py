@@ -7,6 +7,7 @@ import http.client
 import pickle
 import urllib.request
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                    raise ValueError("its parts are compressed, which torch.save never does")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle's age: what it may hold is checked all the same
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -90,8 +95,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged, or holds more than tensors and could execute something; it was not loaded",
             "only tensors by name are read; check its sha256 against the publisher's",
         ) from error
-    # what torch raises for a truncated file depends on where it ends
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # what torch raises for a damaged file depends on where the damage is
         raise RunError(
             f"{path} cannot be read: {_first_line(error)}", "it may be truncated: download it again"
         ) from error

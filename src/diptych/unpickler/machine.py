@@ -1,19 +1,13 @@
-"""A pickle read as data: its opcodes are followed, and nothing that it names is imported, called or set.
-
-An ordinary unpickler calls what a file tells it to call. Here a name stays a name, a call stays a note of
-what would have been called with what, and only names that pickles of networks need may appear at all.
-"""
+"""The stack and the memo of a pickle, with notes in the place of what would be made."""
 
 from __future__ import annotations
 
-import pickletools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
 from diptych.errors import DiptychError
 
-MOST_OPCODES = 5_000_000
 MOST_MEMO = 1_000_000
 LONGEST_NAME = 200
 
@@ -55,47 +49,15 @@ class Stored:
     key: tuple[Any, ...]
 
 
+ENCODE = Name("_codecs", "encode")
+
+
 class Mark:
     """Where on the stack a sequence begins."""
 
 
 MARK = Mark()
 Atom = str | bytes | int | float | bool | None
-Step = Callable[["Machine", Any], None]
-
-
-def read_pickle(source: IO[bytes], allowed: Callable[[Name], bool], stored: bool = False) -> Any:
-    """The next pickle of `source` as plain values, `Made`, `Name` and, where `stored`, `Stored`.
-
-    source lies in memory or is mapped to it, so that no length in it can ask for more than there is.
-
-    Raises ConvertError where it is damaged, too long, or names what is not allowed.
-    """
-    machine = Machine(allowed, stored)
-    try:
-        for code, argument, position in limited(pickletools.genops(source)):
-            machine.position = position or 0
-            step = STEPS.get(code)
-            if step is None:
-                raise ConvertError(f"it holds the instruction {code}, which pickles of networks do not need")
-            step(machine, argument)
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError, RecursionError) as error:
-        raise ConvertError(f"it is damaged at byte {machine.position:,}: {reason(error)}") from error
-    return machine.result
-
-
-def limited(steps: Iterator[tuple[Any, Any, int | None]]) -> Iterator[tuple[str, Any, int | None]]:
-    """The opcodes' names, with an end to their number."""
-    for count, (opcode, argument, position) in enumerate(steps):
-        if count >= MOST_OPCODES:
-            raise ConvertError(f"it is longer than {MOST_OPCODES:,} instructions")
-        yield opcode.name, argument, position
-
-
-def reason(error: Exception) -> str:
-    """What went wrong in a few words: messages may quote the file."""
-    text = str(error).split("\n")[0][:100]
-    return text if text and text.isprintable() else type(error).__name__
 
 
 class Machine:
@@ -157,7 +119,7 @@ class Machine:
             raise ValueError("a call of something that is not a name")
         if not isinstance(arguments, tuple):
             raise ValueError("a call whose arguments are not a tuple")
-        self.stack.append(Made(what, arguments))
+        self.stack.append(encoded(arguments) if what == ENCODE else Made(what, arguments))
 
     def build(self) -> None:
         """A note of the state of something made."""
@@ -191,6 +153,13 @@ class Machine:
         self.stack.append(Stored(key))
 
 
+def encoded(arguments: tuple[Any, ...]) -> bytes:
+    """Bytes, out of the text that stands for them."""
+    if len(arguments) != 2 or not isinstance(arguments[0], str) or arguments[1] != "latin1":
+        raise ConvertError("it encodes something that is not latin1 text")
+    return arguments[0].encode("latin1")
+
+
 def hint_for(name: Name) -> str:
     """What a person may do about a file that asks for this."""
     if name.module.startswith("dnnlib.tflib"):
@@ -206,107 +175,3 @@ def pairs(values: list[Any]) -> Iterator[tuple[Atom, Any]]:
         if not isinstance(key, str | bytes | int | float | bool | None):
             raise ValueError("a key that is neither text nor a number")
         yield key, value
-
-
-def push(machine: Machine, value: Any) -> None:
-    """The argument itself."""
-    machine.stack.append(value)
-
-
-def pushed(value: Any) -> Step:
-    """Always the same."""
-    return lambda machine, _: machine.stack.append(value)
-
-
-def fresh(kind: type) -> Step:
-    """A new empty one."""
-    return lambda machine, _: machine.stack.append(kind())
-
-
-def some(n: int) -> Step:
-    """A tuple of the n uppermost."""
-
-    def step(machine: Machine, _: Any) -> None:
-        values = [machine.pop() for _ in range(n)]
-        machine.stack.append(tuple(reversed(values)))
-
-    return step
-
-
-def stop(machine: Machine, _: Any) -> None:
-    """The end: the one value left is the result."""
-    machine.result = machine.pop()
-
-
-def split(machine: Machine, argument: str) -> None:
-    """A name as "module name"."""
-    machine.name(*argument.split(" ", 1))
-
-
-def swapped(machine: Machine, _: Any) -> None:
-    """A name whose parts are on the stack."""
-    name, module = machine.pop(), machine.pop()
-    machine.name(module, name)
-
-
-def one(machine: Machine, _: Any) -> None:
-    """One item of a dict."""
-    value, key = machine.pop(), machine.pop()
-    machine.insert([key, value])
-
-
-def one_member(machine: Machine, _: Any) -> None:
-    """One member of a list."""
-    machine.extend([machine.pop()])
-
-
-def dropped(machine: Machine, _: Any) -> None:
-    """The uppermost value, or mark."""
-    machine.stack.pop()
-
-
-def dropped_to_mark(machine: Machine, _: Any) -> None:
-    """All above the last mark."""
-    machine.since_mark()
-
-
-def nothing(machine: Machine, _: Any) -> None:
-    """Of no consequence here."""
-
-
-STEPS: Mapping[str, Step] = {
-    **dict.fromkeys(("PROTO", "FRAME"), nothing),
-    "STOP": stop,
-    "MARK": pushed(MARK),
-    "POP": dropped,
-    "POP_MARK": dropped_to_mark,
-    "NONE": pushed(None),
-    "NEWTRUE": pushed(True),
-    "NEWFALSE": pushed(False),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"), push),
-    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), push),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), push),
-    **dict.fromkeys(("SHORT_BINSTRING", "BINSTRING"), push),
-    "EMPTY_TUPLE": pushed(()),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.since_mark())),
-    "TUPLE1": some(1),
-    "TUPLE2": some(2),
-    "TUPLE3": some(3),
-    "EMPTY_LIST": fresh(list),
-    "EMPTY_SET": fresh(list),  # its members are of no interest, and need no hash
-    "FROZENSET": lambda machine, _: machine.stack.append(machine.since_mark()),
-    "EMPTY_DICT": fresh(dict),
-    "APPEND": one_member,
-    "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
-    "ADDITEMS": lambda machine, _: machine.extend(machine.since_mark()),
-    "SETITEM": one,
-    "SETITEMS": lambda machine, _: machine.insert(machine.since_mark()),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), lambda machine, index: machine.remember(index)),
-    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, index: push(machine, machine.memo[index])),
-    "GLOBAL": split,
-    "STACK_GLOBAL": swapped,
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.call(machine.pop(), machine.pop())),
-    "BUILD": lambda machine, _: machine.build(),
-    "BINPERSID": lambda machine, _: machine.persistent(machine.pop()),
-}

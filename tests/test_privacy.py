@@ -1,0 +1,162 @@
+"""Secrets, home directories, user and host: what is planted does not come out in anything that is written."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diptych import catalog, contest, privacy
+from diptych.contest import Entry, Rules, duel
+from diptych.data import open_data
+from diptych.data.images import DataSet
+from diptych.files import write_json
+from diptych.privacy import HIDDEN, at_home, clean, cleaned, command_line
+from diptych.runs import open_run, save_model
+from diptych.scores import Estimate
+from diptych.training import Settings
+
+SECRETS = (  # made up, of the published shapes
+    "hf_" + "aB3" * 11,
+    "ghp_" + "aB3d" * 9,
+    "github_pat_" + "aB3_" * 10,
+    "glpat-" + "aB3d" * 5,
+    "sk-" + "proj-" + "aB3d" * 8,
+    "AKIA" + "ABCD1234" * 2,
+    "xoxb-" + "1234567890-abc",
+    "AIza" + "aB3d" * 9,
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl",
+)
+
+
+@pytest.fixture
+def someone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Another user, at another machine, with a home directory."""
+    home = tmp_path / "home" / "annemarie"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(getpass, "getuser", lambda: "annemarie")
+    monkeypatch.setattr(socket, "gethostname", lambda: "workhorse.example.org")
+    for known in (privacy._own_homes, privacy._own_names):
+        known.cache_clear()
+    yield home
+    for known in (privacy._own_homes, privacy._own_names):
+        known.cache_clear()
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize(
+    "around", ["{}", "--token {} --n 5", "https://host/x?key={}", "'{}'", "a\n{}\nb", "={},"]
+)
+def test_tokens_are_known_by_their_shape(secret: str, around: str) -> None:
+    told = clean(around.format(secret))
+    assert secret not in told
+    assert HIDDEN in told
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("HF_TOKEN=abc", "HF_TOKEN=***"),
+        ("export DB_PASSWORD='a b' now", "export DB_PASSWORD=*** now"),
+        ("AWS_SECRET_ACCESS_KEY=a/b+c next", "AWS_SECRET_ACCESS_KEY=*** next"),
+        ("ENCRYPTION_KEY=12", "ENCRYPTION_KEY=***"),
+        ('{"api_key": "zzz", "n": 5}', '{"api_key": ***, "n": 5}'),
+        ("--hub-token abc --n 5", "--hub-token *** --n 5"),
+        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
+        ("https://anna:pa:ss@host.org/set.zip", "https://***@host.org/set.zip"),
+        ("s3://user:secret@bucket/x", "s3://***@bucket/x"),
+        ("C:\\Users\\Anna\\sets", "C:\\Users\\***\\sets"),
+        ("/home/anna/sets/a b", "/home/***/sets/a b"),
+        ("file:///Users/anna/x", "file:///Users/***/x"),
+    ],
+)
+def test_what_is_hidden(text: str, expected: str) -> None:
+    assert clean(text) == expected
+    assert clean(clean(text)) == expected  # what is read back and written again stays
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "runs/flowers-r3gan/home/x",
+        "diptych train edm sets/flowers --key width --seed 3",
+        "/data/flowers",
+        "the token is bad",
+        "keyed=1, monkey=2",
+        "https://host.org/set.zip",
+        "git@host.org:a/b",
+        "did you mean r3gan?",
+        "0.125 -3.5e-07 17",
+        "0" * 64,
+    ],
+)
+def test_what_stays(text: str) -> None:
+    assert clean(text) == text
+
+
+def test_ones_own_home_user_and_host(someone: Path) -> None:
+    assert clean(f"--out {someone}/runs/a --data {someone}-2/x").startswith("--out ~/runs/a --data ")
+    assert clean("killed on workhorse by annemarie") == "killed on host by user"
+    assert clean("annemarie@workhorse.example.org:/data") == "user@host:/data"
+    assert clean("sets/annemarie/x") == "sets/annemarie/x"  # a relative path leads where it did
+    assert at_home(f"{someone}/runs") == "~/runs"
+    assert Path(at_home(f"{someone}/runs")).expanduser() == someone / "runs"
+    assert command_line(["diptych", f"{someone}/my set"]) == "diptych ~/'my set'"
+
+
+def test_plain_data_is_cleaned_everywhere_in_it() -> None:
+    tree = {"a": [("--token", f"x {SECRETS[0]}"), {"password": "p", "n": 5}], SECRETS[1]: None}
+    told = cleaned(tree)
+    assert told == {"a": [("--token", "x ***"), {"password": "***", "n": 5}], "***": None}
+
+
+def test_command_lines_hide_what_follows_a_secrets_name() -> None:
+    words = ["diptych", "train", "--hf-token", "a b", "--api-key=c d", "--n", "5", "x y", "--password"]
+    assert command_line(words) == "diptych train --hf-token *** '--api-key=***' --n 5 'x y' --password"
+
+
+def test_nothing_planted_comes_out_of_a_duel(someone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole small duel in somebody's home directory, from a command and data with secrets in them."""
+    monkeypatch.chdir(someone)
+    out = someone / "duel"
+    source = f"{someone}/set.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (160, 8, 8), dtype=np.uint8)
+    np.savez(source, images=pixels, labels=np.arange(160) % 4)
+    data: DataSet = open_data(source, held_out=40)
+    entries = [Entry("gan", catalog.recipe("r3gan"), {"width": 8, "largest": 16, "blocks": 1, "batch": 16})]
+    command = f"diptych duel {source} --hf-token {SECRETS[0]} --out {out} # annemarie at workhorse"
+    rules = Rules(settings=Settings(budget="32-images", ticks=1, device="cpu"), n=40, exam=0)
+    monkeypatch.setattr(contest, "PANEL", ("fid",))
+    monkeypatch.setattr(
+        contest, "measure_speed", lambda model, dial: [{"latency_ms": Estimate.exact(1.0)}] * len(dial)
+    )
+    duel(data, entries, out, rules=rules, command=command)
+    save_model(open_run(out / "gan").model(), out / "saved")
+    planted = [os.fsencode(word) for word in (SECRETS[0], str(someone), "annemarie", "workhorse")]
+    looked = 0
+    for file in sorted(out.rglob("*")):
+        if file.suffix in (".json", ".jsonl", ".html", ".md", ".safetensors"):
+            content, looked = file.read_bytes(), looked + 1
+            for word in planted:
+                assert word not in content, f"{word!r} in {file.relative_to(out)}"
+    assert looked >= 8
+    recorded = json.loads((out / "gan" / "recipe.json").read_text())
+    assert recorded["data"]["source"] == "~/set.npz"
+    assert (
+        open_data(recorded["data"]["source"], held_out=40).card.held_out_sha256 == data.card.held_out_sha256
+    )
+    duel(data, entries, out, rules=rules, command=command)  # what was cleaned is still the same run
+
+
+def test_what_is_written_verbatim(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": SECRETS[0]})
+    write_json(tmp_path / "b.json", {"x": SECRETS[0]}, verbatim=True)
+    assert SECRETS[0] not in (tmp_path / "a.json").read_text()
+    assert SECRETS[0] in (tmp_path / "b.json").read_text()
