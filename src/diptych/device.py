@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -27,8 +30,11 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def mixed(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 where the device has it in hardware ("auto"), or where it is asked for."""
+def mixed(device: torch.device, precision: str, cached: bool = True) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 where the device has it in hardware ("auto"), or where it is asked for.
+
+    cached: weights in bfloat16 are kept until the end of it, in case that they are needed again.
+    """
     if precision not in PRECISIONS:
         raise WrongUse(f"there is no precision called {precision!r}", f"there are: {', '.join(PRECISIONS)}")
     wanted = precision == "bfloat16" or (
@@ -36,7 +42,57 @@ def mixed(device: torch.device, precision: str) -> AbstractContextManager[object
         and device.type == "cuda"
         and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=cached) if wanted else nullcontext()
+
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is the same each time with one of fixed size
+_NO_FORM = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Operations of a GPU that are the same each time, as long as this lasts; the CPU's are so anyway.
+
+    To be entered before anything is done on the GPU. Raises WrongUse, naming the operation, where one has no
+    such form.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault(WORKSPACE, ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    kernels = cudnn.benchmark, cudnn.deterministic
+    torch.use_deterministic_algorithms(True)
+    cudnn.benchmark, cudnn.deterministic = (
+        False,
+        True,
+    )  # the fastest kernel of a trial differs from run to run
+    try:
+        yield
+    except RuntimeError as error:
+        raise _without_form(str(error)) or error from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.benchmark, cudnn.deterministic = kernels
+
+
+def _without_form(message: str) -> WrongUse | None:
+    """What to say of torch's refusal of an operation; None where the error is another one."""
+    if found := _NO_FORM.search(message):
+        return WrongUse(
+            f"{found[1]} has no form that is the same each time on this device",
+            "leave --deterministic out, train with --device cpu, or with arguments that do without it",
+        )
+    if WORKSPACE in message:
+        return WrongUse(
+            "the GPU's matrix products had begun before they were to be the same each time",
+            f"set {WORKSPACE}=:4096:8 in the environment",
+        )
+    return None
 
 
 def synchronize(device: torch.device) -> None:

@@ -13,9 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from diptych import parallel
 from diptych.budget import Budget
 from diptych.device import synchronize
-from diptych.training import Training
+from diptych.training import Training, length
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ def count_flops(training: Training, times: int = 5) -> float:
         for i in range(times):
             at_progress(training, (i + 0.5) / times)
             training.step()
-    return float(counter.flops) / (times * training.batch)
+    mine = sum(map(length, training.mine))  # of several processes, each counts its own
+    return float(counter.flops) / (times * mine)
 
 
 def at_progress(training: Training, progress: float) -> None:
@@ -105,7 +107,7 @@ def probe(build: Callable[[int], Training], budget: Budget, *, steps: int = 20, 
         torch.cuda.reset_peak_memory_stats()
     synchronize(training.device)
     start, done = time.perf_counter(), 0
-    while done < steps and (done < 5 or time.perf_counter() - start < seconds):
+    while done < steps and (done < 5 or not parallel.anywhere(time.perf_counter() - start > seconds)):
         training.images = int(
             10**9 * ((done * 0.618034) % 1)
         )  # evenly over progress, however many steps there are

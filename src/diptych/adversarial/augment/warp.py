@@ -112,6 +112,8 @@ class Scatter(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, grid: Tensor, size: torch.Size) -> Tensor:
         """values (B, C, h, w) to an image of this size."""
         ctx.save_for_backward(grid)
+        if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return spread(values, grid, size)
         place = values.new_empty(size)
         backward = torch.ops.aten.grid_sampler_2d_backward
         found: Tensor = backward(values.contiguous(), place, grid, 0, 0, False, [True, False])[0]
@@ -122,3 +124,21 @@ class Scatter(torch.autograd.Function):
         """Look again."""
         (grid,) = ctx.saved_tensors
         return Look.apply(gradient, grid), None, None  # type: ignore[no-untyped-call]
+
+
+def spread(values: Tensor, grid: Tensor, size: torch.Size) -> Tensor:
+    """The same as `Scatter`, by sums that torch can keep in order: its own adds as threads come.
+
+    values (B, C, h, w), grid (B, h, w, 2); each value goes to the four pixels around its place, by nearness.
+    """
+    height, width = size[2:]
+    x, y = ((grid[..., 0] + 1) * width - 1) / 2, ((grid[..., 1] + 1) * height - 1) / 2
+    left, above = x.floor(), y.floor()
+    image = values.new_zeros(*size[:2], height * width)
+    for column, near_x in ((left, left + 1 - x), (left + 1, x - left)):
+        for row, near_y in ((above, above + 1 - y), (above + 1, y - above)):
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            pixel = (row * width + column).where(inside, 0).long().flatten(1)[:, None]
+            weight = (near_x * near_y * inside)[:, None]
+            image.scatter_add_(2, pixel.expand(-1, size[1], -1), (values * weight).flatten(2))
+    return image.view(size)

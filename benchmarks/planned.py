@@ -1,0 +1,144 @@
+"""What --dry-run predicts beside what the training then takes: time, peak memory, disk.
+
+    python benchmarks/planned.py [--recipes edm,r3gan,stylegan2] [--data digits] [--seconds 60]
+
+Each is one command, run twice: with --dry-run and without. Its budget is so many images as take about
+--seconds. Time is that of the whole process, memory its peak resident set, disk what the run directory holds
+at the end (files with two names are counted once). Target: within 20 % of each on three recipes.
+
+--processor counts the processor's seconds in the clock's place: on a machine that others use, the clock says
+how much they left of it, then and now. On one thread the two are the same where nobody else is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from paired import finish, parser, table
+
+TARGET = 0.2
+WIDTHS = {"edm": 16, "r3gan": 32, "stylegan2": 16, "dit": 64}  # so that a minute holds some thousand steps
+
+
+def main() -> None:
+    """Predicts, trains, compares."""
+    flags = parser(__doc__ or "", rounds=1)
+    flags.add_argument("--recipes", default="edm,r3gan,stylegan2")
+    flags.add_argument("--data", default="digits")
+    flags.add_argument("--seconds", type=float, default=60.0)
+    flags.add_argument("--processor", action="store_true", help="the processor's seconds, not the clock's")
+    given = flags.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    seconds = 5.0 if given.quick else given.seconds
+    results: dict[str, list[dict[str, Any]]] = {}
+    for recipe in given.recipes.split(","):
+        for _ in range(given.rounds):
+            found = measured(recipe, given.data, seconds, given.processor)
+            results.setdefault(recipe, []).append(found)
+            print(recipe, json.dumps(results[recipe][-1]), flush=True)
+    rows = [row(recipe, each) for recipe, rounds in results.items() for each in rounds]
+    head = ["", "time: predicted", "measured", "ratio", "memory: predicted", "measured", "ratio"]
+    table([*head, "disk: predicted", "measured", "ratio"], rows)
+    close = all(abs(p / m - 1) <= TARGET for rounds in results.values() for r in rounds for p, m in pairs(r))
+    print(f"\nall within {100 * TARGET:.0f} %: {'yes' if close else 'no'}")
+    finish(results, given.out)
+
+
+FORETOLD = """
+import json, sys, time
+from pathlib import Path
+from diptych import catalog
+from diptych.data import open_data
+from diptych.forecast import forecast
+from diptych.quick import QuickExam
+from diptych.training import Settings
+
+recipe, data, arguments, out, budget = json.loads(sys.argv[1])
+images, settings = open_data(data), Settings(budget=budget, device="cpu")
+how = {"examine": QuickExam(images), "started": 0.0, "clock": time.process_time}
+found = forecast(catalog.recipe(recipe), images, out, arguments=arguments, settings=settings, **how)
+print(json.dumps(found.to_json()))
+"""
+
+
+def measured(recipe: str, data: str, seconds: float, processor: bool) -> dict[str, Any]:
+    """One recipe: what was predicted, and what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "run")
+        width = ["--width", str(WIDTHS[recipe])] if recipe in WIDTHS else []
+        arguments = {"width": WIDTHS[recipe]} if recipe in WIDTHS else {}
+        command = [sys.executable, "-m", "diptych", "train", recipe, data, *width, "--out", out]
+
+        def foretold(budget: str) -> tuple[dict[str, Any], Used]:
+            job = json.dumps([recipe, data, arguments, out, budget])
+            own = [sys.executable, "-c", FORETOLD, job]
+            usual = [*command, "--device", "cpu", "--budget", budget, "--dry-run", "--json"]
+            text, used = run(own if processor else usual)
+            return json.loads(text), used
+
+        first, _ = foretold(f"{seconds:g}s")
+        images = round(first["images_per_s"] * seconds)
+        expected, planning = foretold(f"{images}-images")
+        assert not os.listdir(folder), "the rehearsal left something behind"
+        _, used = run([*command, "--device", "cpu", "--budget", f"{images}-images", "--json"])
+        return {
+            "expected": expected,
+            "planning": planning._asdict(),
+            "used": used._asdict(),
+            "seconds": used.processor if processor else used.seconds,
+            "memory_mib": used.memory_mib,
+            "disk_mib": held(Path(out)),
+            "ticks": [json.loads(line) for line in (Path(out) / "log.jsonl").read_text().splitlines()],
+        }
+
+
+class Used(NamedTuple):
+    """What a process took."""
+
+    seconds: float
+    processor: float
+    memory_mib: float
+
+
+def run(command: list[str]) -> tuple[str, Used]:
+    """Standard output of a process, and what it took."""
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    text = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    processor = used.ru_utime + used.ru_stime
+    return text, Used(time.perf_counter() - begun, processor, used.ru_maxrss / 1024)
+
+
+def held(folder: Path) -> float:
+    """MiB in a folder; files with several names are counted once."""
+    files = {(s.st_dev, s.st_ino): s.st_size for f in folder.rglob("*") if f.is_file() for s in [f.stat()]}
+    return sum(files.values()) / 2**20
+
+
+def pairs(found: dict[str, Any]) -> list[tuple[float, float]]:
+    """Predicted and measured."""
+    return [(found["expected"][name], found[name]) for name in ("seconds", "memory_mib", "disk_mib")]
+
+
+def row(recipe: str, found: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    cells = [recipe]
+    for (predicted, real), unit in zip(pairs(found), (" s", " MiB", " MiB"), strict=True):
+        cells += [f"{predicted:.1f}{unit}", f"{real:.1f}{unit}", f"{predicted / real:.2f}"]
+    return cells
+
+
+if __name__ == "__main__":
+    main()

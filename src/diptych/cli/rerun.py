@@ -1,0 +1,81 @@
+"""diptych rerun RUN: repeats a run from what it recorded, and says whether the repetition agrees."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.common import OUTPUT, Json, say_on_stderr, show
+from diptych.cli.watch import watching
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from diptych.agreement import Agreement
+
+
+def rerun(
+    run: Annotated[Path, Parameter(help="A run directory, or a duel's: all its contenders then.")],
+    *,
+    out: Annotated[
+        Path | None, Parameter(group=OUTPUT, help="Where the repetition goes; by default RUN-again.")
+    ] = None,
+    data: Annotated[
+        str, Parameter(help="Where the data lies now, if elsewhere; its hash must be the same.")
+    ] = "",
+    device: Annotated[str, Parameter(help="Another device than then: auto, cpu, cuda or mps.")] = "",
+    loosely: Annotated[
+        bool, Parameter(negative="", help="Agreement of scores will do: another machine, other versions.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Repeat a run from what it recorded, and say whether it agrees: bit for bit or, if not, by how much.
+
+    Data and the weights that it began from are verified first. Exit code 0 where it agrees, 1 where not.
+    Where the weights differ, both models are measured, and --loosely takes intervals that overlap for
+    agreement. A duel's contenders are trained again, not measured again.
+    """
+    from diptych.parallel import joined
+    from diptych.rerun import rerun as repeated
+    from diptych.rerun import runs_in
+
+    say_on_stderr()
+    place = out or run.with_name(f"{run.resolve().name}-again")
+    if place.resolve() == run.resolve():
+        raise WrongUse(f"--out {place} is the run itself", "choose another directory")
+    with joined() as rank:
+        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+        found: list[Agreement] = []
+        for one in runs_in(run):
+            again = place if one.path == run else place / one.path.name
+            with watching() if rank == 0 else nullcontext(lambda name: lambda clock, logs: None) as watch:
+                found.append(repeated(one, again, source=data, device=device, watch=watch(one.path.name)))
+    if rank == 0:
+        trees = [agreement.to_json() for agreement in found]
+        if as_json:
+            show(trees[0] if len(trees) == 1 and found[0].run == str(run) else trees)
+        else:
+            print("\n\n".join(told(agreement) for agreement in found))
+    if not all(agreement.close if loosely else agreement.exact for agreement in found):
+        sys.exit(1)
+
+
+def told(found: Agreement) -> str:
+    """An agreement in lines."""
+    if found.exact:
+        head = f"{found.again} is {found.run} again, bit for bit"
+        return f"{head}: weights, {found.lines} lines of the log, samples"
+    lines = [f"{found.again} is not {found.run} bit for bit"]
+    lines += [f"  {what:<9}{getattr(found, what) or 'the same'}" for what in ("weights", "log", "samples")]
+    if found.scores:
+        lines.append(
+            "  scores   " + (f"apart: {', '.join(found.apart)}" if found.apart else "intervals overlap")
+        )
+    lines += [f"    {name}: {then} then, {now} now" for name, (then, now) in found.scores.items()]
+    if found.circumstances:
+        lines += ["  what was otherwise", *(f"    {line}" for line in found.circumstances)]
+    return "\n".join(lines)

@@ -1,0 +1,189 @@
+"""A run repeated from what it recorded, and compared with itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diptych import catalog, parallel
+from diptych.agreement import Agreement, compared
+from diptych.claims import describe
+from diptych.data import open_data
+from diptych.data.images import DataSet
+from diptych.errors import DataError, Diverged, RunError, WrongUse
+from diptych.files import write_json
+from diptych.loop import train
+from diptych.method import Clock
+from diptych.provenance import environment, models_among
+from diptych.quick import QuickExam
+from diptych.runs import Run, open_run
+from diptych.track import Watch
+from diptych.training import Settings
+
+log = logging.getLogger("diptych")
+KEPT = ("images", "shards", "probe", "exam")  # what a training found out before its first step
+
+
+class Enough(Exception):
+    """The repetition has come as far as the run that it repeats."""
+
+
+def runs_in(path: str | Path) -> list[Run]:
+    """The run of a directory, or all runs of a duel. Raises RunError where there is none."""
+    path = Path(path)
+    if not (path / "recipe.json").is_file():
+        below = [Run(file.parent) for file in sorted(path.glob("*/recipe.json"))]
+        if below:
+            return below
+    return [open_run(path)]
+
+
+def rerun(
+    run: Run, out: str | Path, *, source: str = "", device: str = "", watch: Watch | None = None
+) -> Agreement:
+    """Trains once more what `run` recorded, into `out`, and compares. Interrupted and called again, it
+    goes on. An unfinished run is repeated as far as its log goes.
+
+    source: where the data lies now. device: another one than then.
+    Raises DataError where the data is not the one of then, RunError where there is nothing to repeat or a run
+    that it began from has changed.
+    """
+    recorded = repeatable(run)
+    data = data_of(recorded, source)
+    again = Run(Path(out))
+    with threads_of(recorded):
+        spec, arguments = catalog.recipe(recorded["recipe"]), recorded["arguments"]
+        settings = settings_of(recorded, device)
+        unchanged(recorded, {**arguments, **asdict(settings)})
+        now = environment(settings.device)
+        if not (again.path / "recipe.json").exists() and parallel.rank() == 0:
+            known = {key: recorded[key] for key in KEPT if key in recorded}
+            write_json(again.path / "recipe.json", describe(spec, data, arguments, settings) | known)
+        parallel.wait()
+        examine = QuickExam(data) if "exam" in recorded else None
+        with suppress(Enough, Diverged):
+            train(
+                spec,
+                data,
+                again.path,
+                arguments=arguments,
+                settings=settings,
+                examine=examine,
+                watch=as_far_as(run, watch),
+            )
+        return compared(run, Run(again.path), data, circumstances(recorded, now))
+
+
+def repeatable(run: Run) -> Mapping[str, Any]:
+    """What a run recorded. Raises RunError where that is not enough to repeat it."""
+    recorded = run.recipe
+    if missing := [k for k in ("recipe", "arguments", "data", "settings", "images") if k not in recorded]:
+        raise RunError(f"{run.path} has not recorded its {missing[0]}, and cannot be repeated")
+    lines = run.log()
+    if not lines:
+        raise RunError(f"{run.path} has no line in its log yet", "let its training reach the first tick")
+    if not lines[-1]["finished"] and parallel.several():
+        raise WrongUse(f"{run.path} is unfinished, and repeated by one process only", "leave torchrun out")
+    for forced in recorded.get("forced", ()):
+        changes = "; ".join(forced["changes"])
+        log.warning(
+            "%s went on with other arguments after %s images: %s",
+            run.path,
+            f"{forced['after_images']:,}",
+            changes,
+        )
+    return recorded
+
+
+def settings_of(recorded: Mapping[str, Any], device: str) -> Settings:
+    """The settings of then; those that this version does not know are left out, and said."""
+    known = {f.name for f in fields(Settings)}
+    given = {k: v for k, v in recorded["settings"].items() if k in known}
+    for name in recorded["settings"].keys() - known:
+        log.warning("this version has no setting %s", name)
+    settings = Settings(**given)
+    return replace(settings, device=device) if device else settings
+
+
+def data_of(recorded: Mapping[str, Any], source: str = "") -> DataSet:
+    """The data of then, opened again. Raises DataError where it is not there or not the same."""
+    card = recorded["data"]
+    where = source or card["source"]
+    try:
+        data = open_data(where, **card.get("arguments", {}))
+    except DataError as error:
+        hint = "start from the directory that the run was started from, or say where it lies now: --data"
+        raise DataError(f"the data of the run cannot be opened: {error.message}", hint) from error
+    for part, n, now in (
+        ("train_sha256", "n_train", data.card.train_sha256),
+        ("held_out_sha256", "n_held_out", data.card.held_out_sha256),
+    ):
+        if card[part] != now:
+            raise DataError(
+                f"{where} has changed since: {part} was {card[part][:16]}… of {card[n]:,} images, "
+                f"and is {now[:16]}… of {getattr(data.card, n):,}",
+                "repeat it on the data of then, or train anew on that of now",
+            )
+    return data
+
+
+def unchanged(recorded: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raises RunError where a run that this one began from, or learned of, is gone or has other weights."""
+    now = models_among(arguments)
+    for name, then in recorded.get("weights_sha256", {}).items():
+        if now.get(name) != then:
+            what = "are others than" if name in now else "are not there, which were there"
+            raise RunError(f"the weights of --{name} {arguments[name]} {what} when the run was started")
+
+
+class threads_of:
+    """As many threads as a run had, as long as this lasts: sums on the CPU depend on them."""
+
+    def __init__(self, recorded: Mapping[str, Any]) -> None:
+        self.before = torch.get_num_threads()
+        self.wanted = recorded.get("machine", {}).get("threads", self.before)
+
+    def __enter__(self) -> None:
+        torch.set_num_threads(self.wanted)
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def as_far_as(run: Run, watch: Watch | None) -> Watch:
+    """A watch that stops the repetition of an unfinished run after its last line."""
+    last = run.log()[-1]
+
+    def looking(clock: Clock, logs: Mapping[str, float]) -> None:
+        if not last["finished"] and clock.images > last["images"]:
+            raise Enough
+        if watch is not None:
+            watch(clock, logs)
+
+    return looking
+
+
+def circumstances(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """What numbers depend on and is not as it was: one line each."""
+    flat_then, flat_now = (
+        {
+            **tree.get("versions", {}),
+            **tree.get("machine", {}),
+            **{k: tree.get(k) for k in ("processes", "matmul")},
+        }
+        for tree in (recorded, now)
+    )
+    return tuple(
+        f"{name}: {flat_then[name]} then, {flat_now.get(name)} now"
+        for name in flat_then
+        if flat_then[name] is not None and flat_then[name] != flat_now.get(name) and name != "memory_gib"
+    )
+
+
+__all__ = ["Agreement", "rerun", "runs_in"]

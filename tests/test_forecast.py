@@ -1,0 +1,125 @@
+"""--dry-run: parts that add up, counts that are the loop's own, nothing left behind, promises kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import made_up
+from diptych import catalog, forecast
+from diptych.cli.foretell import foretell, mebibytes
+from diptych.data.images import DataSet
+from diptych.forecast import Forecast, times
+from diptych.loop import build, train
+from diptych.quick import QuickExam
+from diptych.training import Settings
+
+GAN = catalog.recipe("r3gan")
+SETTINGS = Settings(budget="480-images", ticks=6, device="cpu", snapshots=2)
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short spells of steps: what is looked at is not their speed."""
+    monkeypatch.setattr(forecast, "SPELL", 0.05)
+
+
+def foretold(data: DataSet, out: Path, settings: Settings = SETTINGS, **how: Any) -> Forecast:
+    return forecast.forecast(GAN, data, out, arguments=GAN.small, settings=settings, **how)
+
+
+def test_leaves_nothing_and_draws_nothing(tmp_path: Path, brisk: None) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    data = made_up()
+    foretold(data, tmp_path / "not" / "there", examine=QuickExam(data, 16, level=0))
+    assert torch.equal(torch.rand(3), expected)
+    assert not list(tmp_path.iterdir())
+
+
+def test_disk_is_what_a_run_leaves(tmp_path: Path, brisk: None) -> None:
+    data = made_up()
+    expected = foretold(data, tmp_path / "run", examine=QuickExam(data, 32))
+    run = train(
+        GAN, data, tmp_path / "run", arguments=GAN.small, settings=SETTINGS, examine=QuickExam(data, 32)
+    )
+    files = {f.stat().st_ino: f for f in run.path.rglob("*") if f.is_file()}
+    held = sum(f.stat().st_size for f in files.values()) / 2**20
+    older_best = len(run.checkpoints.kept) < sum(f.parent.name == "checkpoints" for f in files.values())
+    one = expected.disk_of["checkpoints"] / SETTINGS.keep
+    assert held == pytest.approx(expected.disk_mib + older_best * one, rel=0.1)
+    assert held <= expected.disk_peak_mib
+    assert sum(expected.disk_of.values()) == pytest.approx(expected.disk_mib)
+    looks = [line for line in run.log() if line["exam"]]
+    assert (expected.ticks, expected.exams, expected.exam_images) == (len(run.log()), len(looks), 32)
+    assert expected.images == run.spent["images"]
+
+
+def test_time_is_the_sum_of_its_parts(tmp_path: Path, brisk: None) -> None:
+    """With a clock that only a step and a tick move, both are counted as often as they happen."""
+    now = [100.0]
+    data = made_up()
+
+    def step(self: Any) -> None:
+        now[0] += 0.5
+        self.images += self.batch
+        self.steps += 1
+
+    def tick(self: Any, before: int) -> None:
+        now[0] += 10.0
+        self.lines.append({"exam_seconds": 0.0})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diptych.training.Training.step", step)
+        patch.setattr("diptych.loop.Loop.tick", tick)
+        patch.setattr(forecast, "PATIENCE", 1e9)
+        found = foretold(data, tmp_path / "run", started=70.0, clock=lambda: now[0])
+    assert found.images_per_s == 8 / 0.5
+    assert found.seconds_of["steps"] == 480 / 8 * 0.5
+    assert found.seconds_of["checkpoints"] == 6 * 10.0
+    assert found.seconds_of["start"] >= 30.0
+    assert found.seconds == pytest.approx(sum(found.seconds_of.values()))
+
+
+@pytest.mark.parametrize(("budget", "ticks", "every"), [(48, 2, 1), (80, 10, 3), (40, 10, 4), (41, 3, 2)])
+def test_ticks_are_counted_as_the_loop_has_them(budget: int, ticks: int, every: int) -> None:
+    settings = replace(SETTINGS, ticks=ticks)
+    training = build(GAN, made_up(), GAN.small, settings, budget)
+    size, tick = training.batch, -(-budget // ticks)
+    seen = range(0, budget, size)  # images before each step
+    due = [b + size >= budget or (b + size) // (every * tick) > b // (every * tick) for b in seen]
+    assert times(training, every) == sum(due)
+
+
+def test_memory_counts_what_an_exam_takes(tmp_path: Path, brisk: None) -> None:
+    """A model whose samples need a lot makes the peak; 0.25 GiB is more than anything before it took."""
+    data = made_up()
+    before = foretold(data, tmp_path / "run").memory_mib
+
+    class Greedy(QuickExam):
+        def __call__(self, model: Any) -> dict[str, float]:
+            return {"score": float(torch.ones(int(before + 250) * 2**18).sum() > 0)}
+
+        def settled(self, *given: Any) -> Any:
+            return self
+
+    assert foretold(data, tmp_path / "run", examine=Greedy(data, 8)).memory_mib > before + 200
+
+
+def test_what_is_said(tmp_path: Path, brisk: None, capsys: pytest.CaptureFixture[str]) -> None:
+    found = foretold(made_up(), tmp_path / "run")
+    foretell({"r3gan": found}, as_json=True)
+    assert json.loads(capsys.readouterr().out)["seconds_of"].keys() >= {"start", "steps", "sheets"}
+    foretell({"r3gan": found}, as_json=False)
+    said = capsys.readouterr().out
+    for word in ("steps", "memory", "disk", "images/s", "MiB"):
+        assert word in said
+    foretell({"a": found, "b": found}, as_json=False)
+    assert capsys.readouterr().out.count("FLOP") == 3
+    assert [mebibytes(x) for x in (0.21, 310.4, 1950.0)] == ["0.21 MiB", "310 MiB", "1.9 GiB"]

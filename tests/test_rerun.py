@@ -1,0 +1,180 @@
+"""A run is repeated bit for bit; and where something was changed, it is said what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diptych import catalog
+from diptych.agreement import lines_differ, samples_differ
+from diptych.cli import run as cli
+from diptych.data import open_data
+from diptych.errors import DataError, RunError
+from diptych.files import read_json, write_json
+from diptych.loop import train
+from diptych.quick import QuickExam
+from diptych.rerun import rerun, runs_in
+from diptych.runs import Run, open_run
+from diptych.training import Settings
+
+GAN = catalog.recipe("r3gan")
+SETTINGS = Settings(budget="48-images", ticks=3, device="cpu", seed=3)
+
+
+def trained(out: Path, source: Path, **how: Any) -> Run:
+    data = open_data(str(source))
+    exam = QuickExam(data, 16, level=0)
+    return train(GAN, data, out, arguments=GAN.small, examine=exam, settings=replace(SETTINGS, **how))
+
+
+def images(file: Path, seed: int = 0) -> Path:
+    """A small data set as a file."""
+    np.savez(file, images=np.random.default_rng(seed).integers(0, 256, (96, 8, 8, 1), dtype=np.uint8))
+    return file
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return images(tmp_path_factory.mktemp("data") / "set.npz")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Run:
+    return trained(tmp_path_factory.mktemp("runs") / "run", source)
+
+
+def test_a_run_is_repeated_bit_for_bit(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "again"
+    assert cli(["rerun", str(finished.path), "--out", str(out)]) == 0
+    assert "bit for bit: weights, 3 lines of the log, samples" in " ".join(capsys.readouterr().out.split())
+    again = Run(out)
+    assert again.log()[-1]["weights_sha256"] == finished.log()[-1]["weights_sha256"]
+    assert again.recipe["exam"] == finished.recipe["exam"]
+    assert (again.path / "samples").is_dir()
+
+
+def test_an_unfinished_run_is_repeated_as_far_as_it_went(tmp_path: Path, source: Path) -> None:
+    def stop(clock: Any, logs: Any) -> None:
+        if clock.images > 32:
+            raise KeyboardInterrupt
+
+    data = open_data(str(source))
+    exam = QuickExam(data, 16, level=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(GAN, data, tmp_path / "run", arguments=GAN.small, examine=exam, settings=SETTINGS, watch=stop)
+    agreement = rerun(Run(tmp_path / "run"), tmp_path / "again")
+    assert agreement.exact
+    assert agreement.lines == 2
+    assert [line["images"] for line in Run(tmp_path / "again").log()] == [16, 32]
+
+
+def test_with_the_weights_that_it_began_from(tmp_path: Path, source: Path) -> None:
+    first = trained(tmp_path / "first", source)
+    second = trained(tmp_path / "second", source, init=str(first.path), seed=4)
+    assert rerun(second, tmp_path / "again").exact
+    trained(tmp_path / "other", source, seed=9)
+    (first.path / "model.safetensors").write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    with pytest.raises(RunError, match=r"weights of --init .* are others than when"):
+        rerun(second, tmp_path / "third")
+
+
+def copied(run: Run, to: Path, **changes: Any) -> Run:
+    """A copy of what a run recorded, with changes."""
+    import shutil
+
+    shutil.copytree(run.path, to)
+    write_json(to / "recipe.json", {**run.recipe, **changes})
+    return Run(to)
+
+
+def test_what_differs_is_said(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same run under another seed, passed off for the first: weights, log, samples, scores."""
+    recorded = {**finished.recipe["settings"], "seed": 4}
+    other = copied(finished, tmp_path / "other", settings=recorded, processes=2)
+    assert cli(["rerun", str(other.path), "--out", str(tmp_path / "again"), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert "differ by up to" in found["weights"]
+    assert found["log"].startswith("line 1, after 16 images, has losses.")
+    assert "3 of 3 sheets differ" in found["samples"]
+    assert found["circumstances"] == ["processes: 2 then, 1 now"]
+    assert not found["exact"]
+    then, now = found["scores"]["fid"]
+    assert then["low"] < then["high"]
+    assert then["value"] != now["value"]
+    assert cli(["rerun", str(other.path), "--out", str(tmp_path / "again"), "--loosely"]) in (0, 1)
+    said = capsys.readouterr().out
+    assert "is not" in said
+    assert "fid: " in said
+
+
+def test_other_data_is_refused(finished: Run, tmp_path: Path, source: Path) -> None:
+    with pytest.raises(DataError, match="has changed since: train_sha256 was"):
+        rerun(finished, tmp_path / "again", source=str(images(tmp_path / "set.npz", seed=1)))
+    moved = copied(finished, tmp_path / "moved", data={**finished.recipe["data"], "source": "gone.npz"})
+    with pytest.raises(DataError, match="cannot be opened") as error:
+        rerun(moved, tmp_path / "again")
+    assert "--data" in error.value.hint
+    assert not (tmp_path / "again").exists()
+    assert rerun(moved, tmp_path / "again", source=str(source)).exact
+
+
+def test_what_cannot_be_repeated_says_why(finished: Run, tmp_path: Path) -> None:
+    empty = copied(finished, tmp_path / "empty")
+    (empty.path / "log.jsonl").write_text("")
+    with pytest.raises(RunError, match="no line in its log"):
+        rerun(empty, tmp_path / "again")
+    recorded = read_json(finished.path / "recipe.json")
+    del recorded["images"]
+    write_json(empty.path / "recipe.json", recorded)
+    with pytest.raises(RunError, match="not recorded its images"):
+        rerun(Run(empty.path), tmp_path / "again")
+    assert cli(["rerun", str(finished.path), "--out", str(finished.path)]) == 2
+
+
+def test_a_duel_is_its_contenders(finished: Run, tmp_path: Path) -> None:
+    copied(finished, tmp_path / "duel" / "a")
+    copied(finished, tmp_path / "duel" / "b")
+    assert [run.path.name for run in runs_in(tmp_path / "duel")] == ["a", "b"]
+    assert [run.path for run in runs_in(finished.path)] == [finished.path]
+    with pytest.raises(RunError, match="no run"):
+        runs_in(tmp_path)
+    assert open_run(finished.path).path == finished.path
+
+
+def test_threads_are_those_of_then(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {**finished.recipe["machine"], "threads": 2}
+    other = copied(finished, tmp_path / "other", machine=machine)
+    used: list[int] = []
+    monkeypatch.setattr("diptych.rerun.train", lambda *args, **kwargs: used.append(torch.get_num_threads()))
+    monkeypatch.setattr("diptych.rerun.compared", lambda *args: args)
+    rerun(other, tmp_path / "again")
+    assert used == [2]
+    assert torch.get_num_threads() == 1
+
+
+def test_the_first_line_that_differs() -> None:
+    line = {"images": 8, "seconds": 1.0, "losses": {"a": 1.0, "b": float("nan")}, "alarms": {"x": {"p": 1}}}
+    assert lines_differ([line], [{**line, "seconds": 2.0, "more": 1}]) == ""
+    other = {**line, "losses": {"a": 1.0, "b": 2.0}}
+    assert lines_differ([line, line], [line, other]).startswith("line 2, after 8 images, has losses.b nan")
+    assert lines_differ([line], [{**line, "alarms": {"x": {"p": 2}}}]).endswith("alarms.x.p 1 then, 2 now")
+    assert "has 0 lines, not 1" in lines_differ([line], [])
+
+
+def test_how_far_samples_are_apart(tmp_path: Path) -> None:
+    for name, level in (("a", 100), ("b", 103)):
+        (tmp_path / name).mkdir()
+        for i in (1, 2):
+            pixels = np.full((4, 4), level if i == 2 else 50, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i:012d}.png")
+    assert samples_differ(tmp_path / "a", tmp_path / "b") == "1 of 2 sheets differ, by up to 3 levels of 255"
+    assert samples_differ(tmp_path / "a", tmp_path / "a") == ""
