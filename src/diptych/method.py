@@ -95,7 +95,10 @@ class Method(nn.Module, ABC):
         return {}
 
     def firmer(self, factor: float) -> None:
-        """Multiplies the weights of penalties. Raises WrongUse for a method that has none."""
+        """Multiplies the weights of penalties. Raises WrongUse for a method that has none.
+
+        How often that was done is remembered by the training, not in the method's state.
+        """
         raise WrongUse("this method has no penalty that could be firmer", "--on-alarm rollback, warn or stop")
 
     @abstractmethod

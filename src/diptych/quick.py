@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
+from diptych.alarms.calibration import LEVEL, Calibration
+from diptych.alarms.learning import learned, usual_training
+from diptych.alarms.memory import remembered
+from diptych.alarms.observer import known_scores, reference_of, rehearsed, statistics, worst_copies
+from diptych.alarms.verdict import OK
+from diptych.alarms.watchman import Watchman
 from diptych.data.images import DataSet
 from diptych.evaluation import measured
 from diptych.exam import Exam
+from diptych.method import Clock, Method
 from diptych.model import Model
+from diptych.parallel import of_first as alike  # what follows from a time, all processes must do
 
 log = logging.getLogger("diptych")
 
 QUICK = ("fid", "kid", "density_coverage")
-TERMS = ("n", "every", "seconds", "sheet")
+TERMS = ("n", "every", "seconds", "sheet", "train", "calibration")
 SHEET = 64  # samples that a tick draws for people
 SMALLEST, LARGEST = 64, 2048
 SHARE = 0.05  # of the expected time of training that all exams and sheets together may take
-MARGIN = 0.8  # of that is given out: other exams may take longer than the one that was timed
+MARGIN = 0.6  # of that is given out: other exams may take longer than the one that was timed
+SET_UP = 0.4  # of it may be spent once, to learn what is usual for alarms
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,48 @@ class QuickExam:
     seed: int = 0
     extractor: str = "builtin"
     metrics: Sequence[str] = QUICK
+    level: float = LEVEL  # the share of healthy exams at which an alarm may ring; 0: no alarms
+    train: int = 0  # training images that alarms compare with; 0: none
+    calibration: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what is usual, as `Calibration.to_json` has it
+    _last: dict[str, Exam] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, model: Model) -> dict[str, float]:
-        """Score by name; what cannot be measured is left out."""
-        return {name: estimate.value for name, estimate in measured(self._of(model), self.metrics).items()}
+        """Score by name, and what alarms look at; what cannot be measured is left out."""
+        exam = self._last["exam"] = self._of(model)
+        scores = measured(exam, self.metrics)
+        found = {name: estimate.value for name, estimate in scores.items()}
+        if "fid" in scores:
+            found["fid_error"] = (scores["fid"].high - scores["fid"].low) / 3.92  # of a 95 % interval
+        if self.calibration:
+            found |= statistics(exam, reference_of(exam, self.train))
+        return found
+
+    def judge(self, history: Sequence[Mapping[str, Any]], clock: Clock) -> dict[str, dict[str, Any]]:
+        """The verdict of each alarm on the last of these log lines, as plain dicts: see Watchman."""
+        if not self.level:
+            return {}
+        known = Calibration.from_json(self.calibration) if self.calibration else None
+        found = Watchman(known, self.level).judge(history, clock)
+        return {name: verdict.to_json() for name, verdict in found.items()}
+
+    def memory(self, method: Method, clock: Clock) -> dict[str, float]:
+        """Whether the networks tell training images from held-out ones: see alarms/memory.py."""
+        if not self.level or not len(self.data.held_out):
+            return {}
+        return remembered(known_scores(method, self.data, clock, self.n))
+
+    def copies(self, verdicts: Mapping[str, Mapping[str, Any]]) -> Tensor | None:
+        """The last exam's 32 worst copies, each with its training image: uint8 (64, C, H, W).
+
+        None where copying is not suspected.
+        """
+        suspect = verdicts.get("copying", {}).get("state", OK) != OK
+        if not suspect or "exam" not in self._last or not self.calibration:
+            return None
+        exam = self._last["exam"]
+        return worst_copies(exam, reference_of(exam, self.train), self.train)
 
     @property
     def cost(self) -> float:
@@ -57,11 +107,20 @@ class QuickExam:
 
         seconds, ticks: of the whole training. Raises WrongUse where the model cannot be examined.
         """
+        known = recorded.get("n")
         if self.n:
-            return replace(self, n=self._of(model).n)
-        if recorded.get("n"):
-            return replace(self, **{key: recorded[key] for key in TERMS})
-        return self.affordable(model, seconds, ticks)
+            exam = replace(self, n=self._of(model).n)
+            if known != exam.n or "calibration" not in recorded:
+                return exam.calibrated(model, SET_UP * SHARE * seconds if self.seconds else math.inf)
+            return replace(exam, **{key: recorded[key] for key in ("train", "calibration")})
+        if known:
+            return replace(self, **{key: recorded[key] for key in TERMS if key in recorded})
+        return self.affordable(model, seconds, ticks).calibrated(model, SET_UP * SHARE * seconds)
+
+    def calibrated(self, model: Model, seconds: float) -> QuickExam:
+        """This exam, once it is known what is usual for real images; as it is where that takes too long."""
+        train, known = learned(self._of(model), self.level, seconds) if self.level else (0, None)
+        return replace(self, train=train, calibration=known.to_json() if known else {})
 
     def affordable(self, model: Model, seconds: float, ticks: int) -> QuickExam:
         """The largest exam, of 64 to 2,048 images, that with the sheets takes 5 % of these seconds at most.
@@ -71,7 +130,7 @@ class QuickExam:
         """
         start = time.perf_counter()
         model.sample(range(8))
-        least = (time.perf_counter() - start) * SHEET / 16  # of a sheet: in large batches images are cheaper
+        least = alike(time.perf_counter() - start) * SHEET / 16  # of a sheet: in large batches it is cheaper
         if least > SHARE * seconds:
             hopeless = replace(self, n=self._sizes()[0], seconds=2 * least, sheet=2 * least)
             return hopeless._at_the_end(seconds, ticks)
@@ -106,9 +165,11 @@ class QuickExam:
             exam.features("real")  # computed once, whatever the number of exams
             start = time.perf_counter()
             drawn = len(exam.fake)
-            sheet = sheet or (time.perf_counter() - start) * SHEET / drawn
+            sheet = sheet or alike(time.perf_counter() - start) * SHEET / drawn
             measured(exam, self.metrics)
-            yield replace(self, n=n, seconds=time.perf_counter() - start, sheet=sheet)
+            if self.level and len(self.data.train) >= 2 * n:
+                rehearsed(exam, min(len(self.data.train), usual_training(n)))
+            yield replace(self, n=n, seconds=alike(time.perf_counter() - start), sheet=sheet)
 
     def _sizes(self) -> list[int]:
         known = len(self.data.held_out)

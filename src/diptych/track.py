@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from diptych.method import Clock
+from torch import Tensor
+
+from diptych.errors import RunError
+from diptych.method import Clock, Method
 from diptych.model import Model
 
 # told a few times a second where training stands: losses by name, the last exam's scores as "exam/fid"
 Watch = Callable[[Clock, Mapping[str, float]], None]
+
+
+OK, ALARM = "ok", "alarm"  # states of an alarm; the one between them is "beyond chance"
 
 
 class Examine(Protocol):
@@ -39,6 +46,34 @@ class Examine(Protocol):
         """Scores by name."""
         ...
 
+    def memory(self, method: Method, clock: Clock) -> Mapping[str, float]:
+        """Whether networks in training tell training images from held-out ones; nothing: not known."""
+        ...
+
+    def judge(self, history: Sequence[Mapping[str, Any]], clock: Clock) -> Mapping[str, Mapping[str, Any]]:
+        """Each alarm's verdict on the last of these log lines, a function of them and of `terms` alone."""
+        ...
+
+    def copies(self, verdicts: Mapping[str, Mapping[str, Any]]) -> Tensor | None:
+        """uint8 (2 K, C, H, W): the last exam's worst copies, each before its training image; None: none."""
+        ...
+
+
+@contextmanager
+def examining(images: int) -> Iterator[None]:
+    """Around the exam of a model that has seen so many images.
+
+    Raises RunError, which says how training goes on without exams, where it raises anything.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        raise RunError(
+            f"the exam after {images:,} images failed: {type(error).__name__}: {said}",
+            "--exam 0 goes on from the last checkpoint without exams, and --exam 64 with small ones",
+        ) from error
+
 
 class Tracker:
     """Writes log lines as TensorBoard scalars over images; does nothing without tensorboard."""
@@ -51,6 +86,13 @@ class Tracker:
         """The losses and the exam of one log line. After a resume, what was written past it is hidden."""
         if importlib.util.find_spec("tensorboard") is None:
             return
+        try:
+            self._write(line)
+        except OSError as error:
+            said = f"{self.directory} could not be written to: {error.strerror or error}"
+            raise RunError(said, "the same command goes on from the last checkpoint") from error
+
+    def _write(self, line: Mapping[str, Any]) -> None:
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -63,4 +105,5 @@ class Tracker:
     def close(self) -> None:
         """Ends the file."""
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError):  # `write` has said it, or nothing was left to write
+                self.writer.close()

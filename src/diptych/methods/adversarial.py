@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -67,6 +67,7 @@ class Adversarial(Method):
         self.penalties, self.regularisers = tuple(penalties), tuple(regularisers)
         self.terms = nn.ModuleList([*penalties, *regularisers])  # so that their state is saved
         self.game = game(loss)
+        self.firmness = 1.0  # times the penalties' weights; see `firmer`
         generator_lr, critic_lr = lr if isinstance(lr, tuple) else (lr, lr)
         self.lr = checked_rate(generator_lr), checked_rate(critic_lr)
         self.betas = both(betas)
@@ -117,6 +118,19 @@ class Adversarial(Method):
         converge(model)
         standing_statistics(model)
 
+    def memory(self, train: Batch, held_out: Batch, clock: Clock) -> Mapping[str, Tensor]:
+        """The critic's logits of images that are not augmented (Karras et al., 2020, arXiv:2006.06676)."""
+        train, held_out = self.heard(train, clock), self.heard(held_out, clock)
+        fake = Batch(self.fakes(train), train.condition)
+        batches = {"train": train, "held_out": held_out, "fake": fake}
+        return {name: self.critic(b.image, b.condition.label).float() for name, b in batches.items()}
+
+    def firmer(self, factor: float) -> None:
+        """Makes every penalty this many times as heavy. Raises WrongUse where there is none."""
+        if not self.penalties:
+            raise WrongUse("this GAN has no penalty that could be firmer", "--on-alarm rollback, say")
+        self.firmness *= factor
+
     def critic_loss(self, batch: Batch, clock: Clock) -> Loss:
         """The critic's side, with the penalties that are not lazy, on the same logits."""
         look = self.look(batch, clock)
@@ -128,13 +142,13 @@ class Adversarial(Method):
         for penalty in self.penalties:
             if penalty.every == 1:
                 term, sizes = penalty(look, clock)
-                loss, logs = loss + term, {**logs, **sizes}
+                loss, logs = loss + self.firmness * term, {**logs, **sizes}
         return loss, logs
 
     def critic_term(self, penalty: Penalty, batch: Batch, clock: Clock) -> Loss:
         """A lazy penalty, as heavy as all the steps that it skips."""
         term, sizes = penalty(self.look(batch, clock), clock)
-        return term * penalty.every, sizes
+        return self.firmness * term * penalty.every, sizes
 
     def generator_loss(self, batch: Batch, clock: Clock) -> Loss:
         """The generator's side, with the terms that are not lazy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from diptych.networks.unet import UNet
 from diptych.runs import load_model
 from diptych.saveable import arguments
 
+HEARD = (0.3, 1.0)  # noise levels at which a denoiser may know its training images: content is half hidden
 Augment = Callable[[Tensor], tuple[Tensor, Tensor]]  # images to augmented ones, and what was done (B, K)
 Optimize = Callable[[nn.Module, float], torch.optim.Optimizer]  # over a module's parameters, at this rate
 
@@ -53,6 +54,21 @@ class DenoiserMethod(Method):
         """One: the denoiser learns, and what else the loss has to learn."""
         optimizer = self.optimize(self, self.lr)
         return [Phase("denoiser", self.loss, optimizer, lr_scale=self.lr_scale, clip=self.clip)]
+
+    def memory(self, train: Batch, held_out: Batch, clock: Clock) -> Mapping[str, Tensor]:
+        """How well noise is taken off each image: -log of the mean squared error, over some noise levels."""
+        noise = [torch.randn_like(train.image) for _ in HEARD]  # both sets meet the same
+        sets = {"train": train, "held_out": held_out}
+        return {name: self._taken_off(batch, noise) for name, batch in sets.items()}
+
+    def _taken_off(self, batch: Batch, noise: Sequence[Tensor]) -> Tensor:
+        x, condition = batch
+        scores = torch.zeros(len(x), device=x.device)
+        for level, eps in zip(HEARD, noise, strict=True):
+            sigma = torch.full((len(x),), level, device=x.device)
+            clean = self.denoiser(x + level * eps, sigma, condition)
+            scores -= (clean - x).square().mean((1, 2, 3)).clamp_min(1e-12).log() / len(HEARD)
+        return scores
 
     @abstractmethod
     def loss(self, batch: Batch, clock: Clock) -> Loss:

@@ -88,6 +88,11 @@ def ruler_facts(record: DuelRecord) -> Facts:
     return flat(asdict(record.points[0].ruler)) if record.points else []
 
 
+def weights_facts(record: DuelRecord) -> Facts:
+    """The beginning of the hash of each contender's weights, by which what was shipped can be told."""
+    return [(c.name, short("sha256", c.weights_sha256)) for c in record.contenders if c.weights_sha256]
+
+
 def flat(tree: Mapping[str, Any]) -> Facts:
     """Any card as names and texts."""
     return [(spoken(key), text(short(key, value))) for key, value in tree.items() if value not in ("", None)]

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows
+from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows, weights_facts
 from diptych.report.record import DuelRecord
 from diptych.report.table import Cell, Column, Row, Table, tables
 
@@ -30,6 +30,7 @@ def markdown(record: DuelRecord) -> str:
         ("Ruler", ruler_facts(record)),
         ("Machine", flat(record.machine)),
         ("Versions", flat(record.versions)),
+        ("Weights (sha256)", weights_facts(record)),
     ):
         parts += bullets(title, [f"{plain(name)}: {plain(text)}" for name, text in facts])
     if record.command:

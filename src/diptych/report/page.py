@@ -16,8 +16,9 @@ from markupsafe import Markup, escape
 from diptych import __version__
 from diptych.choice import LATENCY, Limit, plain
 from diptych.files import write_json, write_text
+from diptych.report.alarms import alarms, rates
 from diptych.report.curves import examined, loss_plot, training_plot
-from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows
+from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows, weights_facts
 from diptych.report.markdown import markdown
 from diptych.report.plots import colour, decisive, passing_names, quality_plot
 from diptych.report.record import Contender, DuelRecord
@@ -32,9 +33,10 @@ SMALL = 96  # pixels: images up to this height are shown with hard edges
 def write_report(record: DuelRecord, directory: Path) -> Path:
     """Writes index.html, report.json and report.md into `directory`, atomically; returns the page's path.
 
-    Pictures are read from `directory`. One that is missing is named on the page, and is no error.
+    Pictures are read from `directory`. One that is missing is named on the page, and is no error. Secrets and
+    home directories are left out (see `diptych.privacy`).
     """
-    directory = Path(directory)
+    directory, record = Path(directory), DuelRecord.from_json(record.to_json())
     page = directory / "index.html"
     write_json(directory / "report.json", record.to_json())
     write_text(directory / "report.md", markdown(record))
@@ -66,6 +68,8 @@ def render(record: DuelRecord, directory: Path) -> str:
         score=decisive(record) if record.points else record.choice.best,
         quality=both(quality_plot, record, "quality", 470, 400),
         examined=examined(record),
+        alarms=alarms(record),
+        rates=rates(record),
         training=both(training_plot, record, "training", 400, 320),
         losses=[(i, c, loss_plot(c, i, f"loss-{i}")) for i, c in enumerate(record.contenders) if c.curve],
         heads=album.heads(),
@@ -79,6 +83,7 @@ def render(record: DuelRecord, directory: Path) -> str:
             ("Ruler", ruler_facts(record)),
             ("Machine", flat(record.machine)),
             ("Versions", flat(record.versions)),
+            ("Weights (sha256)", weights_facts(record)),
         ],
     )
 

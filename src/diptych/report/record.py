@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from diptych.checking import made, need
 from diptych.choice import Choice
+from diptych.privacy import cleaned
 from diptych.scores import Report
 
 
@@ -26,6 +28,7 @@ class Contender:
     neighbours: str = ""  # PNG: a row is a sample and its nearest training images
     spent: Mapping[str, float] = field(default_factory=dict)  # images, seconds, flop
     failed: str = ""  # why, where it did
+    weights_sha256: str = ""  # of the averaged weights at the end
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for json.dumps."""
@@ -35,10 +38,10 @@ class Contender:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Contender:
         """From what `DuelRecord.to_json` wrote; unknown fields are ignored."""
-        known = _known(cls, tree)
-        known["points"] = tuple(Report.from_json(point) for point in known.get("points", ()))
-        known["curve"] = tuple(known.get("curve", ()))
-        return cls(**known)
+        known = {**need(tree, {}, "a contender")}
+        points = need({"points": [], **known}, {"points": Sequence[Any]}, "a contender")["points"]
+        known["points"] = tuple(map(Report.from_json, points))
+        return made(cls, known, "a contender")
 
 
 @dataclass(frozen=True)
@@ -59,26 +62,20 @@ class DuelRecord:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for json.dumps."""
+        """Plain types, for json.dumps, without secrets and home directories (see `diptych.privacy`)."""
         tree = {f.name: getattr(self, f.name) for f in fields(self)}
         tree["contenders"] = [contender.to_json() for contender in self.contenders]
-        return tree | {"choice": self.choice.to_json()}
+        return cleaned(tree | {"choice": self.choice.to_json()})
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> DuelRecord:
         """The inverse of `to_json`; unknown fields are ignored, so that older code reads newer records."""
-        known = _known(cls, tree)
-        known["contenders"] = tuple(Contender.from_json(contender) for contender in known["contenders"])
+        known = {**need(tree, {"contenders": Sequence[Any], "choice": Mapping[str, Any]}, "a duel's record")}
+        known["contenders"] = tuple(map(Contender.from_json, known["contenders"]))
         known["choice"] = Choice.from_json(known["choice"])
-        known["seeds"] = list(known["seeds"])
-        known["notes"] = tuple(known.get("notes", ()))
-        return cls(**known)
+        return made(cls, known, "a duel's record")
 
     @property
     def points(self) -> list[Report]:
         """Every report of every contender."""
         return [point for contender in self.contenders for point in contender.points]
-
-
-def _known(cls: type[Contender] | type[DuelRecord], tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {f.name: tree[f.name] for f in fields(cls) if f.name in tree}

@@ -1,0 +1,53 @@
+"""diptych alarms RUN: does this model collapse, copy, or know its training images by heart?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from diptych.cli.common import OUTPUT, RULES, Json, say_on_stderr, show, table
+
+
+def alarms(
+    run: Annotated[Path, Parameter(help="A run, finished or not.")],
+    *,
+    against: Annotated[
+        str | None, Parameter(name=("--against", "--data"), group=RULES, help="Else the run's own data.")
+    ] = None,
+    n: Annotated[int, Parameter(group=RULES, help="Samples looked at; 0: 1,000, or as many as can be.")] = 0,
+    level: Annotated[
+        float, Parameter(group=RULES, help="The share of healthy exams that may be called beyond chance.")
+    ] = 0.05,
+    copies: Annotated[
+        Path | None, Parameter(group=OUTPUT, help="A picture of the worst copies, where there are any.")
+    ] = None,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """What alarms say of a run: collapse, quality, copying, and what its log tells.
+
+    The exam is taken anew with n samples. Real images of the same data in the samples' place say what is
+    usual, so that the rate of false positives is known. An alarm is beyond chance, and much beside what the
+    run had reached, or beside half of what real images reach.
+    """
+    from diptych import pictures
+    from diptych.judging import judge
+
+    say_on_stderr()
+    found = judge(run, against, n=n, level=level, device=device)
+    if copies is not None and found.copies is not None:
+        pictures.save(pictures.sheet(found.copies, 8), copies)
+    if as_json:
+        show(found.to_json())
+        return
+    rows = [
+        [name, v["state"], f"{v['value']:.2f}", f"{v['limit']:.2f}", v["sentence"]]
+        for name, v in found.verdicts.items()
+    ]
+    table(rows, ["alarm", "state", "deviation", "limit", "what was seen"])
+    if found.calibrated:
+        print(f"n = {found.n:,}; of healthy models {level:.0%} are beyond chance")
+    else:
+        print("too few images to learn what is usual: judged by the log alone")
