@@ -1,12 +1,20 @@
-"""Trains recipes of the catalog in one process or, started by torchrun, in several; for test_processes.py.
+"""Several processes of one training, for tests: a few that share what a test asks of them, or torchrun's.
 
 python processes.py FOLDER SHARDS RECIPE ...
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import socket
 import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,20 +22,78 @@ from conftest import made_up
 from diptych import catalog
 from diptych.loop import train
 from diptych.parallel import joined
+from diptych.probe import Plan
+from diptych.quick import QuickExam
+from diptych.runs import Run
 from diptych.training import Settings
+
+EXPECTED = Plan(24, 1.0, 24.0, 1.0, 1.0, 1.0, 1)  # in the place of a probe, which takes longer than training
+SETTINGS = Settings("24-images", ticks=1, snapshots=0, device="cpu", seed=3)
+EXAMINED = ("edm2", "r3gan")
+STARTER = multiprocessing.get_context("forkserver")  # it imports torch once, and its children not at all
+STARTER.set_forkserver_preload(["diptych.loop", "diptych.quick", "diptych.catalog", "torch._dynamo"])
+
+
+def trained(
+    name: str,
+    out: Path,
+    shards: int = 1,
+    examined: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Run:
+    """A few steps of a small recipe, with so many shards to a batch."""
+    spec = catalog.recipe(name)
+    data = made_up()
+    few = {"steps": min(spec.defaults["steps"], 4)} if "steps" in spec.defaults else {}
+    given = {**spec.small, **few, **(arguments or {})}
+    batch = spec(data.train, **given).batch
+    settings = replace(SETTINGS, **{"microbatch": -(-batch // shards) if shards > 1 else 0, **changes})
+    examine = QuickExam(data, 16, level=0) if examined else None
+    images = int(settings.budget.partition("-")[0])
+    expected = replace(EXPECTED, images=images)
+    return train(spec, data, out, arguments=given, settings=settings, examine=examine, expected=expected)
+
+
+def together(n: int, work: Callable[..., Any], *given: Any, patience: float = 60) -> list[Any]:
+    """What `work(*given)` returns, or raises, in each of n processes that have joined."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        members = [STARTER.Process(target=member, args=(i, n, port, folder, work, given)) for i in range(n)]
+        for one in members:
+            one.start()
+        for one in members:
+            one.join(patience)
+        late = [one for one in members if one.is_alive()]
+        for one in late:
+            one.kill()
+            one.join()
+        assert not late, "a process is still waiting for another"
+        files = [Path(folder) / str(i) for i in range(n)]
+        return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+
+def member(rank: int, n: int, port: int, folder: str, work: Callable[..., Any], given: Any) -> None:
+    """One of the processes, as torchrun would have started it."""
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "MASTER_PORT": port}
+    os.environ |= {**{k: str(v) for k, v in place.items()}, "MASTER_ADDR": "127.0.0.1"}
+    try:
+        with joined():
+            found = work(*given)
+    except (Exception, KeyboardInterrupt) as error:
+        found = error
+    Path(folder, str(rank)).write_bytes(pickle.dumps(found))
 
 
 def main(folder: str, shards: str, *names: str) -> None:
-    """Six steps of each, in FOLDER/RECIPE."""
+    """A few steps of each, in FOLDER/RECIPE."""
     torch.set_num_threads(1)
     with joined():
         for name in names:
-            spec = catalog.recipe(name)
-            batch = spec(made_up().train, **spec.small).batch
-            settings = Settings(
-                "48-images", ticks=2, device="cpu", seed=3, microbatch=-(-batch // int(shards))
-            )
-            train(spec, made_up(), Path(folder) / name, arguments=spec.small, settings=settings)
+            trained(name, Path(folder) / name, int(shards), name in EXAMINED)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -299,3 +300,9 @@ def test_samplers_in_onnxruntime(name: str, tmp_path: Path) -> None:
     result = export(model, tmp_path / "model.onnx", batches=(1,))
     image, expected = by_hand(model, result.path, [5, 11, 2, 7, 30])
     assert np.abs(image - expected.numpy()).max() < 1e-4 * max(1, float(expected.abs().max()))
+
+
+def test_the_file_names_nobody_and_no_place(exported: tuple[DiffusionModel, Exported]) -> None:
+    content = exported[1].path.read_bytes()
+    for word in (str(Path.home()), str(Path.cwd()), str(exported[1].path.parent), socket.gethostname()):
+        assert len(word) < 3 or word.encode() not in content

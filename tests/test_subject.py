@@ -206,7 +206,7 @@ def test_nothing_to_measure(tmp_path: Path) -> None:
         ("nowhere", DataError, "there is no file, folder or built-in set"),
         ("weights.pt", DataError, "without a description of their model"),
         ("untrained", RunError, "has no model yet"),
-        ("odd", RunError, "does not describe a run"),
+        ("odd", RunError, "cannot be read"),
         (".", RunError, "is not a run, but holds 2"),
     ]
     for name, kind, message in cases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
 from diptych.files import read_tensors
 from diptych.loop import plan, train
-from diptych.method import Batch, Clock, Loss, adam, constant, warmup_cosine
+from diptych.method import Batch, Clock, Loss, Method, adam, constant, warmup_cosine
 from diptych.model import Model
 from diptych.probe import FlopCounter, probe
 from diptych.runs import Run
@@ -156,6 +156,15 @@ class Brightness:
 
     def terms(self) -> dict[str, Any]:
         return {"n": self.n, "every": self.every}
+
+    def memory(self, method: Method, clock: Clock) -> dict[str, float]:
+        return {}
+
+    def judge(self, history: Sequence[Mapping[str, Any]], clock: Clock) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def copies(self, verdicts: Mapping[str, Mapping[str, Any]]) -> None:
+        return None
 
     def __call__(self, model: Model) -> dict[str, float]:
         return {"score": float(model.sample(range(self.n)).float().mean())}

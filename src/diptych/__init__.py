@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # names are imported when they are first used: `import diptych` does not import torch
     from diptych import edit as edit
-    from diptych.api import choose, compare, duel, evaluate, export, load, train
+    from diptych.api import average, choose, compare, duel, evaluate, export, load, sweep_averages, train
     from diptych.catalog import recipes
     from diptych.data import inspect, open_data
     from diptych.model import Condition, Model, Noise
@@ -23,6 +23,7 @@ __all__ = [
     "Noise",
     "Report",
     "RulerCard",
+    "average",
     "choose",
     "compare",
     "duel",
@@ -33,11 +34,15 @@ __all__ = [
     "load",
     "open_data",
     "recipes",
+    "sweep_averages",
     "train",
 ]
 
 _HOME = {
-    **dict.fromkeys(("choose", "compare", "duel", "evaluate", "export", "load", "train"), "diptych.api"),
+    **dict.fromkeys(
+        ("average", "choose", "compare", "duel", "evaluate", "export", "load", "sweep_averages", "train"),
+        "diptych.api",
+    ),
     **dict.fromkeys(("inspect", "open_data"), "diptych.data"),
     **dict.fromkeys(("Condition", "Model", "Noise"), "diptych.model"),
     **dict.fromkeys(("Estimate", "Report", "RulerCard"), "diptych.scores"),

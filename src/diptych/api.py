@@ -24,6 +24,8 @@ from diptych.scores import Report
 if TYPE_CHECKING:
     from diptych.choice import Choice
     from diptych.exporter import Exported
+    from diptych.posthoc import Averaged
+    from diptych.profile_sweep import ProfileSweep
     from diptych.report.record import DuelRecord
 
 Source = str | Path | DataSet
@@ -57,6 +59,29 @@ def train(
 def load(run: str | Path, device: str = "auto") -> Model:
     """The model of a run directory, ready to sample: `load("runs/a").using(steps=4).sample(range(64))`."""
     return load_model(run, device)
+
+
+def average(run: str | Path, **profile: Any) -> Averaged:
+    """Another average of a run's weights than it was trained with: `average("runs/a", sigma_rel=0.15).model`.
+
+    Keyword arguments are those of `diptych.posthoc.average` (`sigma_rel`, `half_life`, `ramp`, `images`); the
+    run was trained with `averages=16`, say. `.save(out)` leaves a run directory.
+    """
+    from diptych.posthoc import average as averaged
+
+    return averaged(run, **profile)
+
+
+def sweep_averages(
+    run: str | Path, values: Sequence[float], against: Source | None = None, **settings: Any
+) -> ProfileSweep:
+    """Measures a run with power averages of each sigma_rel: which is best, and whether that can be told.
+
+    Keyword arguments are those of `diptych.profile_sweep.sweep_averages` (`n`, `metrics`, `images`).
+    """
+    from diptych.profile_sweep import sweep_averages as swept
+
+    return swept(run, values, against, **settings)
 
 
 def evaluate(

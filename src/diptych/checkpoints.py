@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diptych.errors import RunError
-from diptych.files import clear_temporaries, read_state, write, write_state
+from diptych.files import read_state, write, write_state
 
+OLDER = "state.safetensors"  # what a run directory had before it had this folder: a state of format 1
 FORMAT = 2  # of the state of a training: rises when one of an older version can no longer be taken up
 
 
@@ -42,6 +43,10 @@ class Checkpoints:
     def write(self, images: int, state: dict[str, Any], keep: int) -> None:
         """Writes one more; of the numbered ones the last `keep` stay."""
         write_state(self.at(images), {"format": FORMAT, **state})
+        self.prune(keep)
+
+    def prune(self, keep: int) -> None:
+        """Removes all numbered ones but the last `keep`."""
         for old in list(self.kept.values())[: -max(1, keep)]:
             old.unlink(missing_ok=True)
 
@@ -57,17 +62,13 @@ class Checkpoints:
         if self.at(images).exists() and not same_file(self.at(images), self.best):
             write(self.best, produce)
 
-    def tidy(self) -> None:
-        """Removes what a killed process left half written."""
-        clear_temporaries(self.directory)
-
     def read(self, path: Path) -> Any:
         """The state in a file of this folder.
 
         Raises RunError where it is damaged, with the one before it, or where another version wrote it.
         """
         try:
-            state = read_state(path)
+            state = read_state(path, summed=True)
         except RunError as error:
             raise RunError(error.message, self.way_out(path) or error.hint) from error
         found = state.get("format", 1) if isinstance(state, dict) else None
@@ -82,7 +83,7 @@ class Checkpoints:
         """What can be done where this file is damaged."""
         others = [other for other in reversed(self.kept.values()) if other != path]
         if others and path != self.best:
-            return f"remove it, and the same command goes on from {others[0]}"
+            return f"remove {path.name}, and the same command goes on from {others[0]}"
         best = self.directory.parent / "best"
         return f"begin a new run from the best weights: --init {best}" if best.is_dir() else ""
 

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-import diptych
+from diptych import parallel
+from diptych.checking import made, need
 from diptych.data.images import DataSet
-from diptych.errors import RunError
-from diptych.files import write_json
+from diptych.errors import RunError, WrongUse
+from diptych.files import is_temporary, write_json
 from diptych.lock import NAME as LOCK
+from diptych.privacy import cleaned
+from diptych.probe import Plan
+from diptych.provenance import environment, models_among, versions
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run
 from diptych.training import Settings
@@ -22,21 +24,53 @@ from diptych.training import Settings
 def describe(
     spec: RecipeSpec, data: DataSet, arguments: Mapping[str, Any], settings: Settings
 ) -> dict[str, Any]:
-    """recipe.json: what must be the same for a run to be resumed."""
+    """recipe.json: what must be the same for a run to be resumed, and what is to be known to repeat it."""
     card = asdict(data.card)
     card.pop("incidents")
-    return {
+    chosen, how = spec.arguments(arguments), asdict(settings)
+    description = {
         "recipe": spec.name,
-        "arguments": spec.arguments(arguments),
+        "arguments": chosen,
         "data": card,
-        "settings": asdict(settings),
-        "versions": versions(),
+        "settings": how,
+        "weights_sha256": models_among({**chosen, **how}),  # of runs that it begins from or learns of
+        **environment(settings.device),
     }
+    return cleaned(description)  # as it is written: what is compared with it was
 
 
-def versions() -> dict[str, str]:
-    """Of what numbers could depend on."""
-    return {"diptych": diptych.__version__, "torch": torch.__version__}
+def unanimous(description: Mapping[str, Any]) -> None:
+    """Raises WrongUse where processes of one training were started with other arguments, data or versions."""
+    data = {name: description["data"].get(name) for name in ("train_sha256", "held_out_sha256")}
+    parts = {name: description.get(name) for name in ("recipe", "arguments", "settings", "versions")}
+    told = {name: json.dumps(part, sort_keys=True) for name, part in {**parts, "data": data}.items()}
+    first = parallel.of_first(told)
+    differ = parallel.everywhere([told[name] != first[name] for name in told])
+    if any(differ):
+        names = ", ".join(name for name, other in zip(told, differ, strict=True) if other)
+        raise WrongUse(
+            f"the processes of this training do not agree in {names}",
+            "start the same command, with the same version and the same data, on each machine",
+        )
+
+
+def recipe_of(run: Run) -> dict[str, Any]:
+    """recipe.json. Raises RunError where it is damaged; the best weights have a copy of it."""
+    try:
+        recorded = cleaned(dict(run.recipe))  # versions before this one wrote it as it was
+        check(recorded, str(run.path / "recipe.json"))
+        return recorded
+    except RunError as error:
+        copy = run.best / "recipe.json"
+        hint = f"{copy} is a copy of it: put it in its place" if copy.exists() else ""
+        raise RunError(error.message, hint or error.hint) from error
+
+
+def other_out(run: Run) -> str:
+    """What to do with a directory that is no run, or has lost its recipe.json."""
+    copy = run.best / "recipe.json"
+    lost = f", or, if it is a run that lost its recipe.json, put {copy} in its place" if copy.exists() else ""
+    return f"choose another --out{lost}"
 
 
 def claim(
@@ -47,10 +81,15 @@ def claim(
     Raises RunError where it says something else and not `force`.
     """
     if not (run.path / "recipe.json").exists():
-        if run.path.is_dir() and any(file.name != LOCK for file in run.path.iterdir()):
-            raise RunError(f"{run.path} is not empty and not a run", "choose another --out")
+        there = run.path.iterdir() if run.path.is_dir() else ()
+        if any(file.name != LOCK and not is_temporary(file) for file in there):
+            raise RunError(f"{run.path} is not empty and not a run", other_out(run))
         return {}
-    recorded = dict(run.recipe)
+    recorded = recipe_of(run)
+    if "averaged" in recorded:
+        raise RunError(
+            f"{run.path} holds averaged weights, which cannot be trained on", "begin from it by --init"
+        )
     different = differences(recorded, description, defaults)
     if different and not force:
         raise RunError(
@@ -59,12 +98,23 @@ def claim(
         )
     if not different:
         return recorded
-    budget = recorded["settings"]["budget"] != description["settings"]["budget"]
+    budget = recorded["settings"].get("budget") != description["settings"]["budget"]
     keys = set() if budget else recorded.keys() & {"images", "probe", "exam", "shards"}
+    if recorded["settings"].get("microbatch") != description["settings"]["microbatch"]:
+        keys -= {"shards"}
     merged = {**description, **{key: recorded[key] for key in keys}}
+    seen = [line["images"] for line in run.log()[-1:]] or [0]
+    merged["forced"] = [*recorded.get("forced", ()), {"after_images": seen[0], "changes": different}]
     if not budget:
         write_json(run.path / "recipe.json", merged)
     return merged
+
+
+def check(recorded: Mapping[str, Any], file: str) -> None:
+    """Raises RunError where recipe.json lacks what resuming needs."""
+    need(recorded, dict.fromkeys(("arguments", "data", "settings"), Mapping[str, Any]), file)
+    if "images" in recorded:
+        made(Plan, need(recorded, {"probe": Mapping[str, Any]}, file)["probe"], f"probe in {file}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -97,6 +147,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mappin
 def before(run: Run, settings: Settings) -> Mapping[str, Any]:
     """recipe.json of an earlier start of this run under the same budget; empty where there was none."""
     there = (run.path / "recipe.json").exists()
-    if not there or run.recipe["settings"]["budget"] != settings.budget:
+    if not there or run.recipe.get("settings", {}).get("budget") != settings.budget:
         return {}
     return run.recipe
+
+
+__all__ = ["before", "claim", "describe", "differences", "versions"]

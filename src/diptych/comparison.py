@@ -63,6 +63,8 @@ def difference(first: Report, second: Report, score: str) -> Difference:
         if not report.scores[score].replicates:
             raise NotMeasurable(f"{score} has no replicates: a paired test needs a score of sampled images")
     a, b = first.scores[score], second.scores[score]
+    if len(a.replicates) != len(b.replicates) or len(a.replicates) < 2:
+        raise NotComparable(f"{first.name} and {second.name} were drawn anew a different number of times")
     value, degrees = a.value - b.value, len(a.replicates) - 1
     error = stdev(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
     half = error * student(0.975, degrees)

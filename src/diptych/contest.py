@@ -12,9 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from diptych import pictures
+from diptych.alarms import LEVEL
+from diptych.checking import made
 from diptych.choice import choose
 from diptych.data.images import DataSet
-from diptych.errors import Diverged
+from diptych.errors import Alarmed, Diverged
 from diptych.evaluation import PANEL, evaluate, floor_of
 from diptych.exam import Exam, nearest_training_images
 from diptych.files import read_json, write_json
@@ -90,7 +92,7 @@ def duel(
                 **({"watch": watch(entry.name)} if watch else {}),
             )
             trained[entry.name] = ""
-        except Diverged as error:
+        except (Alarmed, Diverged) as error:
             log.warning("%s: %s", entry.name, error.message)
             trained[entry.name] = error.message
     rules = replace(rules, n=min(rules.n, len(data.held_out)))
@@ -131,18 +133,18 @@ def starts(data: DataSet, entries: Sequence[Entry], out: Path, rules: Rules) -> 
     for entry in entries:
         recorded = before(Run(out / entry.name), rules.settings)
         expected = (
-            Plan(**recorded["probe"])
+            made(Plan, recorded.get("probe", {}), f"probe in {out / entry.name / 'recipe.json'}")
             if recorded
             else plan(entry.spec, data, arguments=entry.arguments, settings=rules.settings)
         )
         training = build(entry.spec, data, entry.arguments, rules.settings, expected.images)
-        examine = QuickExam(data).settled(
-            training.average, expected.seconds, expected_ticks(training), recorded.get("exam", {})
+        examine = QuickExam(data, level=0).settled(
+            training.whole(), expected.seconds, expected_ticks(training), recorded.get("exam", {})
         )
         found[entry.name] = examine, expected
     n = min(examine.n for examine, _ in found.values())
     return {
-        name: Start(replace(examine, n=n, seconds=examine.seconds * n / examine.n), expected)
+        name: Start(replace(examine, n=n, seconds=examine.seconds * n / examine.n, level=LEVEL), expected)
         for name, (examine, expected) in found.items()
     }
 
@@ -181,6 +183,7 @@ def measured(
         neighbours=neighbours,
         spent=run.spent,
         failed=failed,
+        weights_sha256=(run.log() or [{}])[-1].get("weights_sha256", ""),
     )
 
 

@@ -13,6 +13,7 @@ from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.exam import Exam, Metric
 from diptych.machine import machine
 from diptych.model import Model
+from diptych.provenance import command, tensors_sha256, versions
 from diptych.scores import Estimate, Report
 
 log = logging.getLogger("diptych")
@@ -85,7 +86,14 @@ def report_of(
         machine=machine(exam.device),
         training=training or {},
         run=run,
+        provenance=provenance(exam.model),
     )
+
+
+def provenance(model: Model | None) -> dict[str, Any]:
+    """What a report says of its own origin."""
+    found: dict[str, Any] = {"command": command(), "versions": versions()}
+    return found if model is None else found | {"weights_sha256": tensors_sha256(model.state_dict())}
 
 
 def measured(

@@ -7,9 +7,9 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from diptych.errors import RunError
 
@@ -21,6 +21,14 @@ except ImportError:  # not on Windows
 NAME = ".lock"
 
 
+def check_writable(directory: Path) -> None:
+    """Raises RunError where a directory could not be made or written to, before work was done for it."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        said = "cannot be written to" if there.is_dir() else "is a file"
+        raise RunError(f"{there} {said}", "choose another --out")
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Holds the directory, which is made where it is not there.
@@ -30,7 +38,7 @@ def locked(directory: Path) -> Iterator[None]:
     file = directory / NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = file.open("a+", encoding="utf-8")
+        handle = file.open("ab+", buffering=0)
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror or error}") from error
     with handle:
@@ -44,20 +52,20 @@ def locked(directory: Path) -> Iterator[None]:
                 ) from error
             except OSError:  # a file system without locks is no reason not to train
                 pass
-        sign(handle)
+        with suppress(OSError):  # on a full disk it holds unsigned
+            sign(handle)
         yield
 
 
-def sign(handle: IO[str]) -> None:
+def sign(handle: FileIO) -> None:
     """Says in the file who holds it."""
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
-    handle.seek(0)
-    handle.truncate()
-    json.dump({"process": os.getpid(), "machine": platform.node(), "since": now}, handle)
-    handle.flush()
+    handle.truncate(0)
+    told = {"process": os.getpid(), "machine": platform.node(), "since": now}
+    handle.write(json.dumps(told).encode())
 
 
-def owner(handle: IO[str]) -> str:
+def owner(handle: FileIO) -> str:
     """Who holds it, in words.
 
     The file may be read while it is being signed.

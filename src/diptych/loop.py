@@ -9,28 +9,34 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diptych import parallel, pictures
+from diptych import averages, parallel, pictures
 from diptych.budget import Budget
-from diptych.claims import before, claim, describe, differences, versions
+from diptych.claims import before, claim, describe, differences, unanimous, versions
 from diptych.data.images import DataSet
-from diptych.device import keep_buffers
+from diptych.device import deterministic, keep_buffers
 from diptych.errors import Diverged, RunError
-from diptych.files import append_line, clear_temporaries, write_json, write_text
+from diptych.files import append_line, write_json
 from diptych.interrupts import interrupts
-from diptych.lock import locked
+from diptych.lock import check_writable, locked
+from diptych.model import Model
+from diptych.privacy import cleaned
 from diptych.probe import Plan, probe
+from diptych.provenance import tensors_sha256
+from diptych.reactions import Reactions
 from diptych.recipe import RecipeSpec
+from diptych.resumption import take_up
 from diptych.runs import Run, best_of, read_lines, save_best, save_model, save_weights
-from diptych.track import Examine, Tracker, Watch
+from diptych.shortage import enough_memory, remedy
+from diptych.track import ALARM, OK, Examine, Tracker, Watch, examining
 from diptych.training import Settings, Training
-from diptych.transfer import begin, transfer
+from diptych.transfer import transfer
 
 SAVE_EVERY = 600.0  # seconds between checkpoints where ticks are farther apart
 
@@ -58,10 +64,13 @@ def train(
     keep_buffers()
     run, first = Run(Path(out)), parallel.rank() == 0
     description = describe(spec, data, arguments or {}, settings)
+    unanimous(description)
     with ExitStack() as held:
+        held.enter_context(deterministic(settings.deterministic))
+        held.enter_context(enough_memory("training", remedy(description)))
         begun = (run.path / "recipe.json").exists()
-        if first and begun:
-            held.enter_context(locked(run.path))
+        if first:
+            held.enter_context(locked(run.path)) if begun else check_writable(run.path)
         recorded = parallel.of_first(claim(run, description, force, spec.defaults) if first else None)
         if "images" not in recorded:
             if settings.init:  # before anything is written: what does not fit is no run
@@ -80,8 +89,10 @@ def train(
                     unclaimed(run)
                 write_json(run.path / "recipe.json", recorded)
         training = build(spec, data, arguments or {}, settings, recorded["images"], recorded.get("shards", 0))
+        if settings.on_alarm == "firmer":
+            training.method.firmer(1.0)  # raises where there are no penalties
         parallel.wait()  # until what the first process wrote is there to be read
-        seconds = resume(run, training) if run.checkpoints.newest else begin(training)
+        seconds = take_up(run, training)
         training.compile()
         if examine is not None and not training.finished:
             examine = settle(run, training, examine, recorded)
@@ -103,10 +114,11 @@ def settle(run: Run, training: Training, examine: Examine, recorded: Mapping[str
     """Decides how the exam is to be done, once: recipe.json remembers it."""
     ticks = expected_ticks(training)
     seconds = recorded["probe"]["seconds"]
-    settled = examine.settled(training.average, seconds, ticks, recorded.get("exam", {}))
+    model = training.whole()
+    settled = examine.settled(model, seconds, ticks, recorded.get("exam", {}))
     if parallel.several():  # what was timed differs from process to process
         terms = parallel.of_first(dict(settled.terms()))
-        settled = examine.settled(training.average, seconds, ticks, terms)
+        settled = examine.settled(model, seconds, ticks, terms)
     if recorded.get("exam") != settled.terms() and parallel.rank() == 0:
         write_json(run.path / "recipe.json", {**recorded, "exam": settled.terms()})
     return settled
@@ -144,34 +156,6 @@ def build(
     return Training(spec(data.train, **arguments), data.train, total, settings, shards)
 
 
-def resume(run: Run, training: Training) -> float:
-    """Takes up the newest state, and forgets what was written after it.
-
-    Returns the seconds spent so far.
-    """
-    newest = run.checkpoints.newest
-    assert newest is not None
-    state = run.checkpoints.read(newest)
-    try:
-        training.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise RunError(f"{newest} does not fit this recipe: {error}") from error
-    if parallel.rank() == 0:
-        tidy(run, training.images)
-    parallel.wait()
-    return float(state["seconds"])
-
-
-def tidy(run: Run, images: int) -> None:
-    """Removes what a killed process left half written, or wrote after the state of so many images."""
-    for folder in (run.path, run.checkpoints.directory, run.path / "samples", run.path / "snapshots"):
-        clear_temporaries(folder)
-    kept = [line for line in read_lines(run.path / "log.jsonl") if line["images"] <= images]
-    write_text(run.path / "log.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-    if best := best_of(kept):
-        run.checkpoints.mark_best(best["images"])
-
-
 class Loop:
     """Steps, ticks and checkpoints of one run."""
 
@@ -185,6 +169,7 @@ class Loop:
         self.lines = list(read_lines(run.path / "log.jsonl"))
         exams = [line["exam"] for line in self.lines if line["exam"]]
         self.exam: Mapping[str, float] = exams[-1] if exams else {}
+        self.reactions = Reactions(run, training, examine, self.lines)
 
     def run_to_the_end(self, interrupted: threading.Event) -> None:
         """Until the budget is spent, an interrupt, or a number that is not finite.
@@ -197,12 +182,14 @@ class Loop:
         while not training.finished:
             before = training.images
             training.step()
+            self.store(before)
             now, due = time.monotonic(), self.due(before, 1)
             stop, look, late = parallel.everywhere(
                 [interrupted.is_set(), now - refreshed > 0.5, now - saved > SAVE_EVERY]
             )
             if due or stop or look:
-                training.check_finite()
+                if not self.reactions.recovers:
+                    training.check_finite()
                 self.tell(training.logs.means())
                 refreshed = now
             if due or stop or late:
@@ -217,15 +204,26 @@ class Loop:
         images = every * self.tick_images
         return self.training.finished or self.training.images // images > before // images
 
+    def store(self, before: int) -> None:
+        """Writes the averages that others are made of afterwards, where the step came to a moment for it."""
+        training = self.training
+        followed, moments = training.averages, training.settings.averages
+        if followed and averages.due(before, training.images, training.total, moments):
+            with suppress(Diverged):  # the next look at it says so
+                training.check_finite()
+                place = self.run.path / averages.FOLDER
+                followed.store(place, training.method.model, training.images, self.writes)
+
     def tell(self, losses: Mapping[str, float]) -> None:
-        """What the one who watches sees: losses, and the last exam."""
+        """What the one who watches sees: losses, the last exam, and how bad alarms are: 1 or, ringing, 2."""
+        told = {f"exam/{name}": value for name, value in self.exam.items()}
+        told |= {f"alarm/{n}": 1.0 + (s == ALARM) for n, s in self.reactions.states.items() if s != OK}
         if self.writes:
-            self.watch(self.training.clock, {**{f"exam/{k}": v for k, v in self.exam.items()}, **losses})
+            self.watch(self.training.clock, {**told, **losses})
 
     def tick(self, before: int) -> None:
         """A look at the averaged model, a log line, a checkpoint. The last step began at `before` images."""
-        training, model = self.training, self.training.average
-        training.settle()
+        training = self.training
         line: dict[str, Any] = {
             "images": training.images,
             "step": training.steps,
@@ -235,43 +233,68 @@ class Loop:
             "exam": {},
             "finished": training.finished,
         }
-        begun = time.perf_counter()
-        looks = self.examine is None or self.due(before, self.examine.every)
-        if self.examine is not None and looks:
-            self.exam = line["exam"] = dict(self.examine(model))
-            line |= {"exam_n": self.examine.n, "exam_seconds": since(begun)}
-        if self.writes:
-            self.write(line, begun, looks)
+        try:
+            training.check_finite()
+        except Diverged as error:
+            self.reactions.diverged(line, error)
+            if self.writes:
+                append_line(self.run.path / "log.jsonl", json.dumps(cleaned(line)))
+        else:
+            self.look(line, before)
         if line["exam"]:
             self.tell(line["losses"])
         training.logs.clear()
+        self.reactions.go_back(line)
         self.save()
         if self.writes and best_of([*self.lines, line]) is line:
             self.run.checkpoints.mark_best(training.images)
         self.lines.append(line)
+        self.reactions.stop(line)
 
-    def write(self, line: dict[str, Any], begun: float, looks: bool) -> None:
+    def look(self, line: dict[str, Any], before: int) -> None:
+        """The exam, what alarms say of it, and what is written of both."""
+        training, begun = self.training, time.perf_counter()
+        training.settle()
+        model = training.whole()
+        looks = self.examine is None or self.due(before, self.examine.every)
+        if self.examine is not None and looks:
+            with examining(training.images):
+                self.exam = line["exam"] = dict(self.examine(model))
+            line["exam_n"] = self.examine.n
+        self.reactions.judge(line, self.lines)
+        if line["exam"]:
+            line["exam_seconds"] = since(begun)
+        if self.writes:
+            self.write(line, model, begun, looks)
+
+    def write(self, line: dict[str, Any], model: Model, begun: float, looks: bool) -> None:
         """What a tick leaves beside the checkpoint."""
-        training, model, run = self.training, self.training.average, self.run
+        training, run = self.training, self.run
         if looks:
             drawn = time.perf_counter()
             sheet = pictures.sheet(model.sample(range(64)))
             pictures.save(sheet, run.path / "samples" / f"{training.images:012d}.png")
             line["sheet_seconds"] = since(drawn)
+            if self.examine is not None and (found := self.examine.copies(line["alarms"])) is not None:
+                file = run.path / "samples" / f"{training.images:012d}-copies.png"
+                pictures.save(pictures.sheet(found, 8), file)
         save_model(model, run.path)
         if best_of([*self.lines, line]) is line:
             save_best(model, run, line)
         if training.images // self.tick_images in [2**i for i in range(training.settings.snapshots)]:
             save_weights(model, run.snapshot(training.images))
+        line["weights_sha256"] = tensors_sha256(model.state_dict())
         line["tick_seconds"] = since(begun)
-        append_line(run.path / "log.jsonl", json.dumps(line))
+        append_line(run.path / "log.jsonl", json.dumps(cleaned(line)))
         self.tracker.write(line)
 
     def save(self) -> None:
         """The checkpoint; the log is written before it, so that resuming can cut the log to fit."""
-        if self.writes:
+        if self.writes or self.training.settings.fsdp:  # what lies in shares, all bring together
             state = {**self.training.state_dict(), "seconds": self.seconds}
+        if self.writes:
             self.run.checkpoints.write(self.training.images, state, self.training.settings.keep)
+        parallel.wait()  # no process may end, and so end the others, while the first one writes
 
 
 def since(start: float) -> float:

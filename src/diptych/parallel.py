@@ -14,29 +14,56 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from diptych.errors import RunError
+from diptych.errors import RunError, WrongUse
 
 MESSAGE = 1 << 24  # numbers in one: of float32, 64 MiB
-AGAIN = "the same command again goes on from the last checkpoint"
+AGAIN = "unless it said why, the same command again goes on from the last checkpoint"
 
 
 @contextmanager
 def joined() -> Iterator[int]:
     """Joins the processes that torchrun started, gives this one's rank, and leaves them at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or several():
+    if started() < 2 or several():
         yield rank()
         return
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        torch.cuda.set_device(own_gpu())
+    store, own_rank, processes = next(rendezvous("env://"))
+    # torchrun starts anew with the store of those that have ended, who left their addresses there
+    store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes)
     try:
         yield rank()
     except RuntimeError as error:
         raise _lost(error) from error
     finally:
         dist.destroy_process_group()
+
+
+def started() -> int:
+    """How many processes torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def own_gpu() -> int:
+    """The number of this process's GPU on its machine. Raises WrongUse where there are not that many."""
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise WrongUse(
+            f"process {number} of this machine has no GPU: there are {there}", f"--nproc-per-node {there}"
+        )
+    return number
+
+
+def refuse(what: str, hint: str) -> None:
+    """Raises WrongUse where torchrun has started several processes of something that is for one."""
+    if started() > 1:
+        raise WrongUse(f"{what} is done by one process, and torchrun has started {started()}", hint)
 
 
 def _lost(error: RuntimeError) -> Exception:

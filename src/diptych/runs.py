@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from diptych import device as devices
+from diptych.checking import misfit, need, shown
 from diptych.checkpoints import Checkpoints
 from diptych.errors import RunError
 from diptych.files import read_json, read_tensors, write_json, write_tensors, write_text
@@ -19,6 +21,18 @@ from diptych.model import Model
 from diptych.saveable import from_tree, to_tree
 
 QUALITY = "fid"  # of the exams: which of a run's moments was the best
+NAMED = Mapping[str, Any]
+# of recipe.json, where they are said; the recipe's name always is
+RECIPE = {
+    **dict.fromkeys(("arguments", "data", "settings"), NAMED),
+    **dict.fromkeys(("images", "shards"), int),
+    **dict.fromkeys(("versions", "probe", "exam", "data.arguments"), NAMED),
+    **dict.fromkeys(("data.source", "settings.budget"), str),
+    **dict.fromkeys(("probe.seconds", "probe.flop_per_image"), float),
+}
+LINE = {"step": int, "seconds": float, "flop": float, "finished": bool} | dict.fromkeys(
+    ("losses", "exam"), Mapping[str, float]
+)  # of log.jsonl, beside the images
 
 
 @dataclass(frozen=True)
@@ -39,8 +53,18 @@ class Run:
 
     @cached_property
     def recipe(self) -> Mapping[str, Any]:
-        """The recipe's name and arguments, the data, the settings, the versions."""
-        return cast(Mapping[str, Any], read_json(self.path / "recipe.json"))
+        """The recipe's name and arguments, the data, the settings, the versions.
+
+        Raises RunError where recipe.json is missing, damaged, or says something else.
+        """
+        file = self.path / "recipe.json"
+        tree = need(read_json(file), {"recipe": str}, str(file))
+        for place, kind in RECIPE.items():
+            part, _, name = place.rpartition(".")
+            holder = tree.get(part, {}) if part else tree
+            if name in holder and (said := misfit(holder[name], kind, place)):
+                raise RunError(f"{file} cannot be read: {said}")
+        return tree
 
     @property
     def finished(self) -> bool:
@@ -72,12 +96,12 @@ class Run:
     def spent(self) -> dict[str, float]:
         """Images, seconds of training, FLOPs: what was really used."""
         log = self.log()
-        return {key: log[-1][key] for key in ("images", "seconds", "flop")} if log else {}
+        return {key: log[-1].get(key, 0) for key in ("images", "seconds", "flop")} if log else {}
 
 
 def open_run(path: str | Path) -> Run:
     """A run directory that is there. Raises RunError with a hint where it is not one."""
-    path = Path(path)
+    path = Path(path).expanduser()  # recorded paths begin with ~ where they lie at home
     if not (path / "recipe.json").is_file() and not (path / "model.json").is_file():
         what = "there is no" if not path.exists() else "there is no run in"
         raise RunError(f"{what} {path}", "diptych train RECIPE DATA --out RUN makes one")
@@ -85,25 +109,42 @@ def open_run(path: str | Path) -> Run:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a .jsonl file, parsed."""
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
+    """The complete lines of a log.jsonl, parsed; what follows a torn one is left out.
+
+    Raises RunError for a line of something else.
+    """
+    if not path.exists():
+        return
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    for number, text in enumerate(lines, 1):
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        here = f"line {number} of {path}"
+        need(line, {"images": int}, here)
+        for name, kind in LINE.items():
+            if name in line and (said := misfit(line[name], kind, name, finite=False)):
+                raise RunError(f"{here} cannot be read: {said}")
+        yield line
 
 
 def best_of(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The line of log.jsonl with the best exam, the first of equals; None where there was none."""
-    scored = [line for line in lines if QUALITY in line["exam"]]
+    """The line of log.jsonl with the best exam, the first of equals; None where there was none.
+
+    Lines at which an alarm took training back do not count: their checkpoint holds other weights.
+    """
+    scored = [line for line in lines if QUALITY in line.get("exam", {}) and "reaction" not in line]
     return min(scored, key=lambda line: line["exam"][QUALITY], default=None)
 
 
 def save_best(model: Model, run: Run, line: Mapping[str, Any]) -> None:
     """Writes RUN/best: the model as it is, with the recipe and the line of the log that it belongs to."""
     save_model(model, run.best)
-    write_json(run.best / "recipe.json", run.recipe)
+    write_json(run.best / "recipe.json", Run(run.path).recipe)  # as it is now, not when it was first read
     write_text(run.best / "log.jsonl", json.dumps(line) + "\n")
 
 
@@ -111,7 +152,7 @@ def save_model(model: Model, directory: str | Path) -> None:
     """Writes model.json and model.safetensors: all that the right panel needs."""
     directory = Path(directory)
     save_weights(model, directory / "model.safetensors")
-    write_json(directory / "model.json", to_tree(model))
+    write_json(directory / "model.json", to_tree(model), verbatim=True)  # names of attributes are arguments
 
 
 def save_weights(model: Model, path: Path) -> None:
@@ -124,19 +165,23 @@ def load_model(
 ) -> Model:
     """The model of a run directory, in evaluation mode, with its own weights or others of the same run.
 
-    Raises RunError where files are missing or do not fit.
+    Takes at most the weights, 40 bytes for each value in them, and 128 MiB.
+    Raises RunError where files are missing, do not fit, or describe what the weights do not account for.
     """
     directory = open_run(directory).path
     if not (directory / "model.json").is_file():
         raise RunError(f"{directory} has no model yet", "let its training reach the first tick")
-    model = from_tree(read_json(directory / "model.json"))
+    tree, file = read_json(directory / "model.json"), weights or directory / "model.safetensors"
+    tensors = read_tensors(file)[0] if file.exists() else {}
+    # what is stored says how large the model may be
+    model = from_tree(tree, sum(map(Tensor.numel, tensors.values())), len(tensors))
     if not isinstance(model, Model):
         raise RunError(f"{directory / 'model.json'} does not describe a model")
-    file = weights or directory / "model.safetensors"
-    tensors, _ = read_tensors(file)
+    if not file.exists():
+        raise RunError(f"there is no {file}")
     try:
         model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise RunError(f"{file} does not fit model.json: {error}") from error
+    except Exception as error:  # modules read their own parts, and fail in their own ways
+        raise RunError(f"{file} does not fit model.json: {shown(str(error), 400)}") from error
     where = devices.pick(str(device))
     return model.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload, no-any-return]

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from diptych.checking import made, need
+from diptych.errors import RunError
+from diptych.privacy import cleaned
+
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -42,11 +46,17 @@ class Estimate:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Estimate:
-        """The inverse of `to_json`; unknown fields are ignored."""
-        known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
+        """The inverse of `to_json`; unknown fields are ignored. Raises RunError where it is none."""
+        ends = dict.fromkeys(("value", "low", "high"), float | None)
+        known = {**need(tree, ends | {"n": int}, "a score")}
         for name, open_end in (("value", math.nan), ("low", -math.inf), ("high", math.inf)):
             known[name] = open_end if known[name] is None else known[name]
-        return cls(**known | {"replicates": tuple(map(float, known.get("replicates", "").split()))})
+        told = need({"replicates": "", **known}, {"replicates": str}, "a score")["replicates"]
+        try:
+            known["replicates"] = tuple(map(float, told.split()))
+        except ValueError as error:
+            raise RunError(f"a score cannot be read: {error}") from error
+        return made(cls, known, "a score")
 
     def overlaps(self, other: Estimate) -> bool:
         """Whether the two 95 % intervals share a point."""
@@ -124,22 +134,27 @@ class Report:
     machine: Mapping[str, Any] = field(default_factory=dict)  # what latency and memory were measured on
     training: Mapping[str, Any] = field(default_factory=dict)  # images, seconds, flops that were spent
     run: str = ""  # the run directory, as it was named
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # command, versions, hash of the weights
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for json.dumps."""
+        """Plain types, for json.dumps, without secrets and home directories (see `diptych.privacy`)."""
         tree = {f.name: getattr(self, f.name) for f in fields(self)}
         for part in ("scores", "floor"):
             tree[part] = {name: estimate.to_json() for name, estimate in tree[part].items()}
-        return tree | {"ruler": asdict(self.ruler)}
+        return cleaned(tree | {"ruler": asdict(self.ruler)})
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Report:
-        """The inverse of `to_json`; unknown fields are ignored, so that older code reads newer reports."""
-        known = {f.name: tree[f.name] for f in fields(cls) if f.name in tree}
+        """The inverse of `to_json`; unknown fields are ignored, so that older code reads newer reports.
+
+        Raises RunError where it is something else.
+        """
+        parts = dict.fromkeys(("scores", "floor", "ruler"), Mapping[str, Any])
+        known = {**need(tree, parts, "a report")}
         for part in ("scores", "floor"):
             known[part] = {name: Estimate.from_json(estimate) for name, estimate in known[part].items()}
-        known["ruler"] = RulerCard(**known["ruler"])
-        return cls(**known)
+        known["ruler"] = made(RulerCard, known["ruler"], "a ruler card")
+        return made(cls, known, "a report")
 
     def __str__(self) -> str:
         return json.dumps(self.to_json(), indent=2)

@@ -139,8 +139,6 @@ def _recognised(source: Source, shape: Shape | None, fit: Fit, device: str) -> S
 def _run(path: Path, named: str, device: str) -> Subject:
     run = open_run(path)
     recorded = run.recipe
-    if not isinstance(recorded, Mapping) or not isinstance(recorded.get("recipe"), str):
-        raise RunError(f"{path / 'recipe.json'} does not describe a run")
     model = load_model(path, device)
     notes = () if run.finished else ("its training has not finished",)
     data = recorded.get("data")

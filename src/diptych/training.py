@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych import parallel
+from diptych import fsdp, parallel
+from diptych.averages import Averages
 from diptych.data.images import Images
 from diptych.device import mixed, pick
 from diptych.errors import Diverged, WrongUse
 from diptych.method import Batch, Clock, Phase
+from diptych.model import Model
 from diptych.recipe import Recipe
 from diptych.shards import Together, count_shards, reseed, split
 
@@ -71,15 +73,32 @@ class Training:
         self.device = pick(settings.device)
         self.batch = recipe.batch
         self.shards = count_shards(self.batch, settings.microbatch, parallel.world(), shards)
+        self.shards = fsdp.even(self.batch, self.shards) if settings.fsdp else self.shards
         self.mine = split(self.batch, self.shards)[parallel.rank() :: parallel.world()]
         self.share_kept = recipe.average
         self.method = recipe.method.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.phases = list(self.method.phases())
         self.average = copy.deepcopy(self.method.model).eval().requires_grad_(False)
+        self.outline: Model | None = None
+        if settings.fsdp:
+            self.lie_in_shares()
+        self.averages = Averages(self.method.model) if settings.averages else None
         self.images = self.steps = 0
+        self.reactions = 0  # how often an alarm took it back: each halves the learning rate
         self.turn: Phase | None = None
         self.logs = Logs(self.device)
         self.first_bad = torch.full((len(self.phases),), math.inf, device=self.device)
+
+    def lie_in_shares(self) -> None:
+        """Divides weights, averages, and with them gradients and optimizers' slots among the processes."""
+        fsdp.check(len(self.phases))
+        self.outline = fsdp.outline(self.average)
+        fsdp.in_shares(self.method, self.optimizers(), self.device)
+        fsdp.share_out(self.average, self.device)
+
+    def whole(self) -> Model:
+        """The averaged model with all of its weights, to be looked at. Of several processes all call it."""
+        return self.average if self.outline is None else fsdp.filled(self.outline, self.average)
 
     @property
     def clock(self) -> Clock:
@@ -129,18 +148,20 @@ class Training:
             reseed(self.settings.seed, clock.images, index, first)
             share = batch.image.shape[0] / self.batch
             with together.shard(share):
-                with mixed(self.device, self.settings.precision):
+                with mixed(self.device, self.settings.precision, cached=self.outline is None):
                     loss, logs = phase.loss(batch, clock)
-                torch.autograd.backward(loss * share, inputs=parameters)  # nobody reads the slope of images
+                # nobody reads the slope of images; in shares, parameters are no part of the graph
+                torch.autograd.backward(loss * share, inputs=None if self.outline else parameters)
             together.add({**logs, phase.name: loss}, share)
         gradients = [p.grad for p in parameters if p.grad is not None]
-        together.finish(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        together.finish([g for g in gradients if not fsdp.is_share(g)])  # the others are sums already
+        norm = fsdp.total_norm(gradients)
         if math.isfinite(phase.clip):
-            torch.nn.utils.clip_grads_with_norm_(parameters, phase.clip, norm, foreach=True)
+            fsdp.clip(gradients, phase.clip, norm)
         for group in phase.optimizer.param_groups:
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * phase.lr_scale(clock)
-        phase.optimizer.step()
+            group["lr"] *= 0.5**self.reactions
+        fsdp.step(phase.optimizer)
         self.logs.add({**together.logs, f"{phase.name}_gradient": norm}, 1)
         bad = torch.where(torch.isfinite(together.logs[phase.name] + norm), math.inf, float(self.steps))
         self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
@@ -149,11 +170,12 @@ class Training:
         """The averaged weights forget some of their past, as the recipe wants it."""
         keep = self.share_kept(self.images, self.batch)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.method.model.parameters()), 1 - keep
-            )
+            kept_ones, new_ones = self.average.parameters(), self.method.model.parameters()
+            torch._foreach_lerp_(fsdp.local(kept_ones), fsdp.local(new_ones), 1 - keep)
             for kept, new in zip(self.average.buffers(), self.method.model.buffers(), strict=True):
                 kept.copy_(new)
+        if self.averages is not None:
+            self.averages.move(self.method.model, self.images, self.batch)
 
     def settle(self) -> None:
         """Makes the averaged weights ready to be looked at; the next step takes buffers over again."""
@@ -173,34 +195,57 @@ class Training:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on. Where that lies in shares, all call it and the first has it."""
         return {
-            "method": self.method.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers()],
+            "method": fsdp.gathered(self.method.state_dict()),
+            "average": fsdp.gathered(self.average.state_dict()),
+            "averages": {} if self.averages is None else fsdp.gathered(self.averages.state_dict()),
+            "optimizers": [fsdp.gathered(optimizer.state_dict()) for optimizer in self.optimizers()],
             "logs": self.logs.state_dict(),
             "images": self.images,
             "steps": self.steps,
+            "reactions": self.reactions,
             "threads": torch.get_num_threads(),  # sums depend on it, to the last bit
             "processes": parallel.world(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`, bit for bit on the CPU."""
-        self.method.load_state_dict(state["method"])
-        self.average.load_state_dict(state["average"])
+        self._load_networks(state)
+        self.logs.load_state_dict(state["logs"])
+        self.images, self.steps = state["images"], state["steps"]
+        self._react(state.get("reactions", 0))
+        if self.device.type == "cpu" and state["processes"] == parallel.world():
+            torch.set_num_threads(state["threads"])
+
+    def take_back(self, state: Mapping[str, Any]) -> None:
+        """Networks, averages and optimizers of an earlier state, while the clock goes on; from here on with
+        half of the learning rate and, where `on_alarm` is "firmer", twice the penalties."""
+        self._load_networks(state)
+        if self.averages is not None:  # to them it is as if the weights had stood still since then
+            self.averages.move(self.method.model, self.images, self.images - state["images"])
+        self._react(self.reactions + 1)
+        self.logs.clear()
+        self.first_bad.fill_(math.inf)
+
+    def _react(self, times: int) -> None:
+        if self.settings.on_alarm == "firmer" and times != self.reactions:
+            self.method.firmer(2.0 ** (times - self.reactions))
+        self.reactions = times
+
+    def _load_networks(self, state: Mapping[str, Any]) -> None:
+        for module, name in ((self.method, "method"), (self.average, "average")):
+            module.load_state_dict(fsdp.as_in_all(state[name], module.state_dict()))
+        if self.averages is not None:
+            self.averages.load_state_dict(state["averages"])
         for optimizer, saved in zip(self.optimizers(), state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(fsdp.slots_as_in(saved, optimizer))
             for parameter, slots in optimizer.state.items():
                 for name, slot in slots.items():
                     if (
                         slot.shape == parameter.shape
                     ):  # fused optimizers walk memory: strides must be the parameter's
                         slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
-        self.logs.load_state_dict(state["logs"])
-        self.images, self.steps = state["images"], state["steps"]
-        if self.device.type == "cpu" and state["processes"] == parallel.world():
-            torch.set_num_threads(state["threads"])
 
     def optimizers(self) -> Iterable[torch.optim.Optimizer]:
         """Each optimizer once, though phases may share one."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diptych.errors import RunError, WrongUse
 from diptych.files import read_tensors
+from diptych.fsdp import as_in
 from diptych.runs import open_run
 from diptych.training import Training
 
@@ -75,12 +78,24 @@ def weights(run: str) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
     try:
         opened = open_run(run)
         if newest := opened.checkpoints.newest:
-            state = opened.checkpoints.read(newest)
-            return state["method"], state["average"]
+            with told(opened.path / "model.safetensors"):
+                state = opened.checkpoints.read(newest)
+                return state["method"], state["average"]
         model, _ = read_tensors(opened.path / "model.safetensors")
     except RunError as error:
         raise WrongUse(f"training cannot begin from {run}: {error.message}", error.hint) from error
     return {f"model.{key}": tensor for key, tensor in model.items()}, model
+
+
+@contextmanager
+def told(instead: Path) -> Iterator[None]:
+    """Where a state cannot be read, this is said, and that the model has to do, if there is one."""
+    try:
+        yield
+    except RunError as error:
+        if not instead.exists():
+            raise
+        log.warning("%s: only the model is taken over, %s", error.message, instead)
 
 
 @torch.no_grad()
@@ -88,7 +103,7 @@ def copied(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> set[str]
     """Writes theirs over ours where names and shapes agree; returns those names."""
     same = {key for key in ours.keys() & theirs.keys() if ours[key].shape == theirs[key].shape}
     for key in same:
-        ours[key].copy_(theirs[key])
+        ours[key].copy_(as_in(theirs[key], ours[key]))
     return same
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from diptych.checking import made, need
 from diptych.scores import Estimate, Report
 
 
@@ -49,18 +50,11 @@ class Choice:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> Choice:
-        """The inverse of `to_json`; unknown fields are ignored."""
-        return cls(
-            best=tree["best"],
-            constraints=tree["constraints"],
-            chosen=None if tree["chosen"] is None else Report.from_json(tree["chosen"]),
-            tied=tuple(Report.from_json(report) for report in tree["tied"]),
-            pareto=tuple(tree["pareto"]),
-            dropped=tuple((name, reason) for name, reason in tree["dropped"]),
-            sentence=tree["sentence"],
-            tie_break=tree.get("tie_break", ""),
-            notes=tuple(tree.get("notes", ())),
-        )
+        """The inverse of `to_json`; unknown fields are ignored. Raises RunError where it is none."""
+        known = {**need(tree, {"chosen": Mapping[str, Any] | None, "tied": Sequence[Any]}, "a choice")}
+        known["chosen"] = None if known["chosen"] is None else Report.from_json(known["chosen"])
+        known["tied"] = tuple(map(Report.from_json, known["tied"]))
+        return made(cls, known, "a choice")
 
     def __str__(self) -> str:
         return self.sentence

@@ -5,12 +5,16 @@ Each verb lives in a module of its own and is imported when it is called: --help
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 
 import cyclopts
 
 from diptych import __version__
+
+STARTED = time.perf_counter()  # of the process, nearly: imports and data come after
 
 HELP = """
 GANs and diffusion models, side by side: train both on your images, measure
@@ -26,17 +30,21 @@ or with your own images:
 
 A run is a directory; the same command again resumes it. Results go to stdout
 (--json for machines), progress and warnings to stderr. Exit codes: 0 done,
-1 failed, 2 wrong use, 130 interrupted (a checkpoint was written).
+1 failed, 2 wrong use, 130 interrupted by Ctrl-C or SIGTERM (a checkpoint
+was written).
 """
 
 VERBS = {
     "duel": "Train contenders under one budget, measure them with one ruler, say which to ship.",
     "train": "Train one recipe on images; the same command again resumes.",
+    "rerun": "Repeat a run from what it recorded, and say whether the repetition agrees.",
     "sample": "Draw images from a run: a sheet, a folder of files, an .npz, or a film of a walk.",
     "edit": "Change images: inpaint, vary, restore ... by a diffusion run; mix, direction by a GAN.",
     "invert": "Find the latents of a GAN whose images are nearest to given ones.",
     "evaluate": "Measure runs, models and images with one ruler: quality, diversity, copying, cost.",
+    "alarms": "Does a run collapse, copy, overfit or diverge? With a known rate of false alarms.",
     "guide": "A diffusion model led away from a weaker version of itself.",
+    "average": "Other averages of a training's weights, made after it: which is best for this run?",
     "sweep": "An option of a model over its values: what it buys in quality and costs in diversity.",
     "tune-steps": "Noise levels found for a diffusion run: the same quality in fewer steps.",
     "choose": "The best of measured runs under constraints, with the reason for each that was dropped.",
@@ -92,7 +100,8 @@ def run(arguments: list[str]) -> int:
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error on stderr."""
-    print(f"error: {message}", file=sys.stderr)
+    """An error on stderr; of several processes those after the first say which they are."""
+    rank = os.environ.get("RANK", "0")
+    print(f"error: {message}" if rank == "0" else f"error (process {rank}): {message}", file=sys.stderr)
     if hint:
         print(f"\nhint: {hint}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 from cyclopts import Group, Parameter
 
-from diptych.errors import DiptychError, WrongUse
+from diptych.errors import DiptychError, RunError, WrongUse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,17 +255,13 @@ def reports_in(paths: Sequence[Path]) -> list[Report]:
 
     Raises DiptychError where there are none.
     """
-    from diptych.files import read_json
-    from diptych.scores import Report
-
     found: list[Report] = []
     for path in paths:
         files = sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json"))
         if path.parent.name == "reports":  # of another ruler or reference
             files = sorted(path.glob("*.json"))
         files = files or [path]
-        trees = [read_json(file) for file in files if file.suffix == ".json" and file.is_file()]
-        reports = [Report.from_json(tree) for tree in trees if isinstance(tree, dict) and "scores" in tree]
+        reports = [report for file in files if (report := report_in(file))]
         if path.is_dir() and not reports:
             logging.getLogger("diptych").warning("%s has not been measured: diptych evaluate %s", path, path)
         found += reports
@@ -273,6 +269,20 @@ def reports_in(paths: Sequence[Path]) -> list[Report]:
         names = " ".join(map(str, paths))
         raise DiptychError(f"nothing in {names} has been measured", f"diptych evaluate {names}")
     return found
+
+
+def report_in(file: Path) -> Report | None:
+    """The report in a .json file, if there is one. Raises RunError that names a damaged one."""
+    from diptych.files import read_json
+    from diptych.scores import Report
+
+    if file.suffix != ".json" or not file.is_file():
+        return None
+    tree = read_json(file)
+    try:
+        return Report.from_json(tree) if isinstance(tree, dict) and "scores" in tree else None
+    except RunError as error:
+        raise RunError(f"{file}: {error.message}", error.hint) from error
 
 
 def table(rows: list[list[str]], header: list[str]) -> None:

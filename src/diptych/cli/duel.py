@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -21,7 +19,6 @@ from diptych.cli.common import (
     pairs,
     say_on_stderr,
     show,
-    table,
     typed,
 )
 from diptych.cli.watch import EXAM, watching
@@ -58,7 +55,7 @@ def duel(
         bool, Parameter(group=OUTPUT, negative="", help="Go on though arguments changed.")
     ] = False,
     dry_run: Annotated[
-        bool, Parameter(group=OUTPUT, negative="", help="Predict time, memory and disk.")
+        bool, Parameter(group=OUTPUT, negative="", help="Predict time, memory and disk of the trainings.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -66,11 +63,21 @@ def duel(
 
     Killed and run again, it continues where it was. The page is OUT/index.html.
     """
+    from diptych.cli.foretell import foretell
     from diptych.contest import Rules
     from diptych.contest import duel as fight
-    from diptych.loop import Settings, plan
+    from diptych.forecast import forecast
+    from diptych.parallel import refuse
+    from diptych.provenance import command as typed_command
+    from diptych.quick import QuickExam
+    from diptych.training import Settings
 
     say_on_stderr()
+    refuse(
+        "a duel",
+        f"torchrun ... -m diptych train RECIPE {data} --out {out / 'RECIPE'} with the same flags trains a "
+        "contender; the duel, in one process, finds it trained and goes on",
+    )
     settings = Settings(**asdict(pace))
     limits = {"at_most": pairs(at_most), "at_least": pairs(at_least)}
     rules = Rules(settings=settings, n=n, exam=exam, best=best, **limits)
@@ -79,22 +86,16 @@ def duel(
         entries = [replace(one, name=f"{one.name}-{i}") for i, one in enumerate(entries, 1)]
     images = ingest.open(data)
     if dry_run:
-        plans = {
-            one.name: asdict(plan(one.spec, images, arguments=one.arguments, settings=settings))
+        quick = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
+        how: dict[str, Any] = {"settings": settings, "examine": quick}
+        expected = {
+            one.name: forecast(one.spec, images, out / one.name, arguments=one.arguments, **how)
             for one in entries
         }
-        if as_json:
-            show(plans)
-        else:
-            columns = list(next(iter(plans.values())))
-            table(
-                [[name, *(f"{p[c]:,.6g}" for c in columns)] for name, p in plans.items()],
-                ["contender", *columns],
-            )
+        foretell(expected, as_json)
         return
-    command = shlex.join(["diptych", *sys.argv[1:]])
     with watching() as watch:
-        record = fight(images, entries, out, rules=rules, watch=watch, command=command, force=force)
+        record = fight(images, entries, out, rules=rules, watch=watch, command=typed_command(), force=force)
     if as_json:
         show(record.to_json())
         return

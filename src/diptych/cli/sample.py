@@ -96,6 +96,13 @@ def sample(
         Parameter(help="Continuous labels for all, 0.3,1.7 or x=0.3,y=1.7; else those of training images."),
     ] = None,
     batch: Annotated[int, Parameter(help="Images drawn at once; changes nothing but speed and memory.")] = 64,
+    exact: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="The same image bit for bit, whatever other seeds, batch, threads and processes; slower.",
+        ),
+    ] = False,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     precision: Annotated[
         str,
@@ -113,11 +120,13 @@ def sample(
 ) -> None:
     """Draw images from a run.
 
-    The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7.
+    The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7. Started by torchrun, several
+    processes share the images of seeds.
     """
     from diptych import pictures
     from diptych.device import keep_buffers, mixed, pick
     from diptych.latents import LIMITS, check_noise
+    from diptych.parallel import joined
     from diptych.runs import load_model
 
     say_on_stderr()
@@ -125,25 +134,32 @@ def sample(
     moving = out.suffix.lower() in pictures.MOVING
     if not moving and walk != Walk():
         raise WrongUse(f"--out {out} is no film: --frames, --fps and --grid mean nothing", "--out walk.gif")
-    model, changes = with_options(load_model(run, device), options)
-    told = asked(model, label, attributes)
-    if compile:
-        for network in model.networks():
-            network.compile()
-    done: dict[str, Any] = {"out": str(out), "shape": list(model.image_shape), "options": changes}
-    stops: list[int] | Points = numbers(seeds or ("0-3" if moving else "0-63"))
-    if latents is not None:
-        refuse({"--seeds": seeds, "--label or --attributes": told}, set(LIMITS) & changes.keys())
-        stops = given(model, latents)
-    if moving or latents is not None:
-        check_noise(changes)
-    if graph and (moving or latents is not None):
-        raise WrongUse("--graph replays the sampling of seeds, nothing else", "leave it out")
-    with mixed(pick(device), precision):
-        if moving:
-            done["frames"] = walk.film(model, stops, told, batch, out)
-        else:
-            images = drawn(model, stops, told, batch, graph, whole=compile or graph)
+    for flag, given_too in (("--graph", graph), ("--exact", exact)):
+        if given_too and (moving or latents is not None):
+            raise WrongUse(f"{flag} is about the sampling of seeds, nothing else", "leave it out")
+    with joined() as rank:
+        model, changes = with_options(load_model(run, device), options)
+        told = asked(model, label, attributes)
+        if compile:
+            for network in model.networks():
+                network.compile()
+        done: dict[str, Any] = {"out": str(out), "shape": list(model.image_shape), "options": changes}
+        stops: list[int] | Points = numbers(seeds or ("0-3" if moving else "0-63"))
+        if latents is not None:
+            refuse({"--seeds": seeds, "--label or --attributes": told}, set(LIMITS) & changes.keys())
+            stops = given(model, latents)
+        if moving or latents is not None:
+            check_noise(changes)
+        with mixed(pick(device), precision):
+            if isinstance(stops, list) and not moving:
+                images = drawn(model, stops, told, Way(batch, exact, graph, whole=compile or graph))
+            if rank:
+                return
+            if moving:
+                done["frames"] = walk.film(model, stops, told, batch, out)
+            elif not isinstance(stops, list):
+                images = rendered_points(model, stops, batch)
+        if not moving:
             leave(images, stops if isinstance(stops, list) else range(len(images)), out)
             done["images"] = len(images)
     show(done) if as_json else print(out)
@@ -164,21 +180,43 @@ def refuse(flags: dict[str, Any], options: set[str]) -> None:
         )
 
 
-def drawn(
-    model: Model, stops: list[int] | Points, label: Tensor | None, batch: int, graph: bool, whole: bool
-) -> Tensor:
-    """uint8 (N, C, H, W). whole: only whole batches are drawn, so that one size is compiled or captured."""
-    from diptych.graphs import Graphed
-    from diptych.latents import Points, rendered
-    from diptych.model import Condition
+def rendered_points(model: Model, points: Points, batch: int) -> Tensor:
+    """uint8 (N, C, H, W) of points in latent space."""
+    from diptych.latents import rendered
 
-    if isinstance(stops, Points):
-        return rendered(model, stops, batch)
-    seeds = stops
-    if whole:
-        seeds = stops + stops[:1] * (-len(stops) % min(batch, len(stops)))
+    return rendered(model, points, batch)
+
+
+SHARE = 16  # images that a process draws in one go where they are to be exact: whole blocks
+
+
+@dataclass(frozen=True)
+class Way:
+    """How images are drawn from seeds. whole: in whole batches, so that one size is compiled or captured."""
+
+    batch: int = 64
+    exact: bool = False
+    graph: bool = False
+    whole: bool = False
+
+
+def drawn(model: Model, stops: list[int], label: Tensor | None, way: Way) -> Tensor:
+    """uint8 (N, C, H, W), shared out among the processes that torchrun started."""
+    import torch
+
+    from diptych.graphs import Graphed
+    from diptych.model import Condition
+    from diptych.parallel import my_blocks, united
+
+    seeds, source = stops, Graphed(model) if way.graph else model
+    if way.whole and not way.exact:
+        seeds = stops + stops[:1] * (-len(stops) % min(way.batch, len(stops)))
     condition = None if label is None else Condition(label=label.expand(len(seeds), *label.shape))
-    return (Graphed(model) if graph else model).sample(seeds, condition, batch)[: len(stops)]
+    images = torch.zeros(len(seeds), *model.image_shape, dtype=torch.uint8)
+    for rows in my_blocks(len(seeds), SHARE if way.exact else max(1, way.batch)):
+        asked_for = None if condition is None else condition[rows]
+        images[rows] = source.sample(seeds[rows], asked_for, way.batch, way.exact)
+    return united(images)[: len(stops)]
 
 
 def leave(images: Tensor, names: Sequence[int], out: Path) -> None:

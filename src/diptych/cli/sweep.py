@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,36 +37,41 @@ def sweep(
 
     The option that is given as a range, --guidance 1:4:0.5 or --steps 5,10,20, is the one that is swept;
     others (--steps 20) stay as they are. The same seeds and the same real images serve every value.
+    Started by torchrun, several processes share the sampling.
     """
     from diptych.device import keep_buffers
+    from diptych.parallel import joined
     from diptych.subject import open_subject
     from diptych.sweep import steps_between
     from diptych.sweep import sweep as swept
 
     say_on_stderr()
     keep_buffers()
-    subject = open_subject(run, device=device)
-    if subject.model is None:
-        raise WrongUse(f"{run} is no model: it has no options to sweep")
     texts = {"compose", "sigmas"}  # options that are lists themselves
     ranges = {k: text for k, text in options.items() if k not in texts and (":" in text or "," in text)}
     if len(ranges) != 1:
         raise WrongUse("a sweep is of one option, given as a range", "diptych sweep RUN --guidance 1:4:0.5")
     ((name, text),) = ranges.items()
-    fixed = values_of(subject.model, {k: v for k, v in options.items() if k not in ranges})
-    found = swept(
-        subject,
-        name.replace("-", "_"),
-        steps_between(text),
-        options=fixed,
-        against=against,
-        split=split,
-        n=n,
-        rulers=[ruler],
-        metrics=metric or ["fid", "precision_recall", "density_coverage"],
-        seed=seed,
-        device=device,
-    )
+    with joined() as rank:
+        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+        subject = open_subject(run, device=device)
+        if subject.model is None:
+            raise WrongUse(f"{run} is no model: it has no options to sweep")
+        found = swept(
+            subject,
+            name.replace("-", "_"),
+            steps_between(text),
+            options=values_of(subject.model, {k: v for k, v in options.items() if k not in ranges}),
+            against=against,
+            split=split,
+            n=n,
+            rulers=[ruler],
+            metrics=metric or ["fid", "precision_recall", "density_coverage"],
+            seed=seed,
+            device=device,
+        )
+        if rank:
+            return
     place = out or Path(run) / "sweeps"
     found.save(place)
     if as_json:

@@ -12,22 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 
 from diptych import catalog
-from diptych.cli import VERBS
-from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stderr, show, table
+from diptych.cli import STARTED, VERBS
+from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stderr, show
 from diptych.cli.watch import EXAM, watching
 from diptych.recipe import RecipeSpec
 
 if TYPE_CHECKING:
-    from diptych.probe import Plan
     from diptych.runs import Run
 
 app = App(name="train", help=VERBS["train"], help_format="markdown")
-
-
-def foretell(spec: RecipeSpec, expected: Plan, as_json: bool) -> None:
-    """Prints what a training would take."""
-    plain = asdict(expected)
-    show(plain) if as_json else table([[k, f"{v:,.6g}"] for k, v in plain.items()], [spec.name, "expected"])
 
 
 def tell(run: Run, as_json: bool) -> None:
@@ -44,7 +37,9 @@ def command(spec: RecipeSpec) -> Any:
     """A function whose signature is the recipe's flags and the training's."""
 
     def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
-        from diptych.loop import Settings, plan, train
+        from diptych.cli.foretell import foretell
+        from diptych.forecast import forecast
+        from diptych.loop import Settings, train
         from diptych.parallel import joined
         from diptych.quick import QuickExam
 
@@ -53,10 +48,13 @@ def command(spec: RecipeSpec) -> Any:
         with joined() as rank:
             logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
             images, settings = ingest.open(data), Settings(**asdict(pace))
-            if dry_run:
-                foretell(spec, plan(spec, images, arguments=rest, settings=settings), as_json)
-                return
             examine = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
+            if dry_run:
+                how: dict[str, Any] = {"settings": settings, "examine": examine, "started": STARTED}
+                expected = forecast(spec, images, out, arguments=rest, **how)
+                if rank == 0:
+                    foretell({spec.name: expected}, as_json)
+                return
             with watching() if rank == 0 else nullcontext(lambda name: lambda clock, logs: None) as watch:
                 finished = train(
                     spec,

@@ -57,7 +57,8 @@ def watcher(name: str, progress: Progress, details: Text, console: Console) -> W
         if not first:
             first.extend((now, clock.images, now))
         rate = (clock.images - first[1]) / max(1e-9, now - first[0])
-        exam, said = examined(logs), spoken(logs)
+        exam = "  ".join(part for part in (examined(logs), ringing(logs)) if part)
+        said = spoken(logs)
         details.plain = said
         completed = min(clock.images, clock.total)
         progress.update(task, total=clock.total, completed=completed, rate=rate, exam=exam)
@@ -80,6 +81,17 @@ def examined(logs: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {logs[f'exam/{name}']:.3g}" for name in SHOWN if f"exam/{name}" in logs)
 
 
+def ringing(logs: Mapping[str, float]) -> str:
+    """Alarms that are not ok, coloured: yellow beyond chance, red an alarm.
+
+    >>> ringing({"alarm/collapse": 2.0, "alarm/quality": 1.0, "critic": 0.5})
+    '[bold red]collapse![/]  [yellow]quality?[/]'
+    """
+    found = {n.removeprefix("alarm/"): v for n, v in logs.items() if n.startswith("alarm/")}
+    loud = [f"[bold red]{name}![/]" for name, state in found.items() if state > 1]
+    return "  ".join(loud + [f"[yellow]{name}?[/]" for name, state in found.items() if state == 1])
+
+
 def spoken(logs: Mapping[str, float]) -> str:
     """Each phase's loss with the norm of its gradient, then all else that is logged.
 
@@ -91,6 +103,8 @@ def spoken(logs: Mapping[str, float]) -> str:
     rest = [
         f"{SHORT.get(name, name)} {value:.3g}"
         for name, value in logs.items()
-        if name not in (*phases, *HIDDEN) and not name.endswith("_gradient") and not name.startswith("exam/")
+        if name not in (*phases, *HIDDEN)
+        and not name.endswith("_gradient")
+        and not name.startswith(("exam/", "alarm/"))
     ]
     return BETWEEN.join(["  ".join(told), "  ".join(rest)] if told and rest else ["  ".join(told + rest)])

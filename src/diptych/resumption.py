@@ -1,0 +1,101 @@
+"""A run taken up again: the newest state, and what was written after it forgotten."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from diptych import averages, parallel
+from diptych.checkpoints import OLDER
+from diptych.errors import RunError
+from diptych.files import clear_temporaries, write_text
+from diptych.runs import Run, best_of, read_lines
+from diptych.training import Training
+from diptych.transfer import begin
+
+log = logging.getLogger("diptych")
+
+
+def take_up(run: Run, training: Training) -> float:
+    """Brings a training to where its run stands, and forgets what was written after that.
+
+    Returns the seconds spent so far. Raises RunError where the state cannot be read, or is not there though
+    the run went on for a while. Of several processes all call it.
+    """
+    one_directory(run)
+    seconds = resume(run, training) if run.checkpoints.newest else start(run, training)
+    parallel.wait()  # until all have seen what there was
+    if parallel.rank() == 0:
+        tidy(run, training.images, training.settings.keep)
+    parallel.wait()
+    return seconds
+
+
+def one_directory(run: Run) -> None:
+    """Raises RunError where processes, on different machines, do not find the same checkpoints."""
+    names = sorted(path.name for path in run.checkpoints.kept.values())
+    if parallel.anywhere(parallel.of_first(names) != names):
+        raise RunError(
+            f"{run.path} is not the same directory for all processes",
+            "all machines need it on a file system that they share",
+        )
+
+
+def start(run: Run, training: Training) -> float:
+    """The first step, or, where training is over and only its checkpoints were removed, the last."""
+    if (old := run.path / OLDER).exists():
+        raise RunError(
+            f"{old} is a training state of an earlier version, which this one cannot go on from",
+            f"finish it with the version that wrote it, or take its weights for a new run: --init {run.path}",
+        )
+    lines = run.log()
+    if len(lines) < 2:  # the first tick writes its line before its checkpoint
+        return begin(training)
+    if not lines[-1].get("finished"):
+        raise RunError(
+            f"{run.path} has seen {lines[-1]['images']:,} images, but its checkpoints are gone",
+            f"begin a new run from its weights: --init {run.path}; or, to start over, choose another --out",
+        )
+    training.images = training.total
+    return float(run.spent["seconds"])
+
+
+def resume(run: Run, training: Training) -> float:
+    """Takes up the newest state. Returns the seconds spent so far."""
+    newest = run.checkpoints.newest
+    assert newest is not None
+    state = run.checkpoints.read(newest)
+    try:
+        training.load_state_dict(state)
+        return float(state["seconds"])
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise RunError(f"{newest} does not fit this recipe: {error}") from error
+
+
+def tidy(run: Run, images: int, keep: int) -> None:
+    """Removes what a killed process left half written, or wrote after the state of so many images, which is
+    the newest."""
+    for part in ("", "checkpoints", "best", "samples", "snapshots", averages.FOLDER):
+        clear_temporaries(run.path / part)
+    kept = cut(run.path / "log.jsonl", images)
+    averages.forget_after(run.path / averages.FOLDER, images)
+    run.checkpoints.prune(keep)
+    if best := best_of(kept):
+        run.checkpoints.mark_best(best["images"])
+
+
+def cut(file: Path, images: int) -> list[dict[str, Any]]:
+    """Ends a log after so many images, and returns its lines. Warns where a line before that is damaged."""
+    if not file.exists():
+        return []
+    lines, now = list(read_lines(file)), file.read_text(encoding="utf-8")
+    kept = [line for line in lines if line["images"] <= images]
+    whole = len(now.splitlines()) - (not now.endswith("\n"))  # a kill may tear the last one
+    if len(lines) < whole:
+        log.warning("%s is damaged after line %d: what followed is left out", file, len(lines))
+    text = "".join(json.dumps(line) + "\n" for line in kept)
+    if now != text:
+        write_text(file, text)
+    return kept

@@ -1,0 +1,48 @@
+"""Memory that does not suffice, said in a sentence."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from diptych.errors import RunError
+
+# how torch's allocator for the CPU says it: there is no type for that
+SAID = ("not enough memory", "can't allocate memory", "out of memory", "cannot allocate memory")
+
+
+def remedy(description: Mapping[str, Any]) -> str:
+    """What helps a training that is described as in recipe.json: fewer images at once."""
+    at_once = description["settings"]["microbatch"] or description["arguments"].get("batch", 0)
+    fewer = f": {at_once // 2}, say" if at_once > 1 else ""
+    return (
+        f"--microbatch lets fewer than {at_once or 'all'} images through at once{fewer}; "
+        "where the run has begun, with --force"
+    )
+
+
+@contextmanager
+def enough_memory(work: str, hint: str) -> Iterator[None]:
+    """Around work that may take more memory than there is.
+
+    Raises RunError with the hint where it does.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_shortage(error):
+            raise
+        first = str(error).partition("\n")[0] or "no more is to be had"
+        raise RunError(f"{work} needs more memory than there is: {first}", hint) from error
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory, of a GPU or of the machine."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or (isinstance(error, RuntimeError) and any(text in str(error).lower() for text in SAID))
