@@ -10,7 +10,8 @@ to its end is compared with the undisturbed one, and another one begun, until th
 same files must be there; weights, averages, optimizers, clock, log lines and pictures must be the same to the
 last bit.
 
-With --processes 2 kills take the first, the second or both in turn; the one that is left must end by itself.
+With --processes 2 kills take the first, the second or both in turn; the one that is left must end by itself,
+but for one that still waits for the other to join: that one is told to end, as torchrun tells it.
 """
 
 from __future__ import annotations
@@ -121,11 +122,16 @@ class Life:
             os.kill(self.pids[rank], signal.SIGKILL)
             self.ended(rank, wait=True)
 
-    def outlast(self) -> bool:
-        """Waits until all have ended; kills those that hang, and says whether there were any."""
-        deadline, hung = time.monotonic() + PATIENCE, False
+    def outlast(self, alone: bool) -> bool:
+        """Waits until all have ended; kills those that hang, and says whether there were any.
+
+        alone: a partner was killed. Who waits for it to join is told to end, as torchrun does.
+        """
+        begun, hung = time.monotonic(), False
         for rank in range(len(self.pids)):
-            while not self.ended(rank) and time.monotonic() < deadline:
+            while not self.ended(rank) and time.monotonic() < begun + PATIENCE:
+                if alone and self.marks[rank].last == "start" and time.monotonic() > begun + 5:
+                    os.kill(self.pids[rank], signal.SIGTERM)
                 time.sleep(0.01)
             if not self.ended(rank):
                 hung = True
@@ -191,9 +197,7 @@ def spelled(arguments: dict[str, Any]) -> list[str]:
 def draw(turn: int, each: int, new: bool, processes: int, usual: Usual, rng: random.Random) -> Aim:
     """The next aim: stages in turn, moments at random. In a new run the best is still to come."""
     stage, way = ONCE[turn] if each == 0 else ("best", "f") if new and turn % 2 else AIMS[turn % len(AIMS)]
-    rank, both = (
-        ((0, False), (1, False), (0, True), (1, True))[turn // 2 % 4] if processes > 1 else (0, False)
-    )
+    rank, both = rng.choice(((0, False), (1, False), (0, True), (1, True))) if processes > 1 else (0, False)
     if way == "f" and usual.operations.get(stage):
         many = usual.operations[stage] if each else 3  # a life that goes on does fewer of them at its start
         return Aim(stage, 0, both, operation=rng.randint(1, min(many, usual.operations[stage])))
@@ -204,7 +208,7 @@ def draw(turn: int, each: int, new: bool, processes: int, usual: Usual, rng: ran
 def undisturbed(command: list[str], folder: Path, processes: int) -> Usual:
     """The run that all others are compared with."""
     life = Life([*command, "--out", str(folder / "whole")], folder / "whole.txt", processes, None)
-    hung = life.outlast()
+    hung = life.outlast(False)
     life.close()
     if hung or any(life.codes.values()):
         sys.exit((folder / "whole.txt").read_text()[-3000:])
@@ -222,7 +226,7 @@ def trial(name: str, folder: Path, processes: int, each: int, rng: random.Random
     how = [*flags(name), *spelled(LONG if each else SHORT)]
     command, tally = ["train", name, "digits", *how], Tally()
     folder.mkdir(parents=True)
-    usual, turn = undisturbed(command, folder, processes), 0
+    usual, turn = undisturbed(command, folder, processes), rng.randrange(len(AIMS)) if each else 0
     usual.bring()
     while tally.kills.total() < (each or len(ONCE)) or (folder / "killed").exists():
         new = not (folder / "killed" / "log.jsonl").exists()
@@ -230,7 +234,7 @@ def trial(name: str, folder: Path, processes: int, each: int, rng: random.Random
         aim = draw(turn, each, new, processes, usual, rng) if more else None
         life = Life([*command, "--out", str(folder / "killed")], folder / "killed.txt", processes, aim)
         hit = aim is not None and aim.shoot(life)
-        tally.hung += life.outlast()
+        tally.hung += life.outlast(hit)
         where = life.marks[aim.rank].last if aim else ""
         life.close()
         if hit:

@@ -1,5 +1,5 @@
 """A small training to which something happens; and, as a program, one on a disk that fills up or cannot be
-written to, and one that is given too little memory. For test_faults.py.
+written to, and one that is given too little memory. For test_faults.py and test_ends.py.
 
     unshare --map-root-user --mount python faults.py DISK
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import torch
 from conftest import made_up, newest
 from diptych import catalog
 from diptych.errors import RunError
-from diptych.files import is_temporary
+from diptych.files import is_temporary, read_tensors
 from diptych.loop import train
 from diptych.method import Clock, Method
 from diptych.model import Model
@@ -37,6 +38,7 @@ SMALL = {**GAN.small, "augment": "ada"}
 SETTINGS = Settings(budget="96-images", ticks=6, device="cpu", seed=3)  # two steps a tick
 PLAN = Plan(96, 1.0, 96.0, 1e6, 1.0, 1.0, 0)
 BLOCK = 4096
+TIMES = ("seconds", "tick_seconds", "sheet_seconds", "exam_seconds")
 
 
 @dataclass
@@ -94,6 +96,26 @@ def broken_off(out: Path, stop: int, **how: Any) -> Run:
     except KeyboardInterrupt:
         return Run(out)
     raise AssertionError("it went on")
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether two finished runs ended alike: state, weights, log, pictures."""
+    for file in ("model.safetensors", "best/model.safetensors", "best/model.json"):
+        assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
+    ours, theirs = (read_tensors(newest(run))[0] for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    logs = [[{k: v for k, v in line.items() if k not in TIMES} for line in run.log()] for run in (one, other)]
+    assert logs[0] == logs[1]
+    sheets = [{file.name: file.read_bytes() for file in (r.path / "samples").iterdir()} for r in (one, other)]
+    return sheets[0] == sheets[1]
+
+
+def hint_of(error: RunError, pattern: str) -> str:
+    """What a hint names."""
+    found = re.search(pattern, error.hint)
+    assert found, error.hint
+    return found[1]
 
 
 def fill(disk: Path, free: int) -> Path:

@@ -208,7 +208,7 @@ def test_features_that_are_not_finite_are_named(digits: DataSet) -> None:
 def test_quick_exam_is_the_full_one_in_small(digits: DataSet) -> None:
     quick = QuickExam(digits, 128)
     good, bad = quick(Replayer(digits.train)), quick(PixelGaussian(digits.train))
-    assert set(good) == {"fid", "kid", "density", "coverage"}
+    assert set(good) == {"fid", "fid_error", "kid", "density", "coverage"}
     assert good["fid"] < bad["fid"]
     full = evaluate(Replayer(digits.train), digits, name="", recipe="", n=128, metrics=["fid"], floor=False)
     assert good["fid"] == full.scores["fid"].value

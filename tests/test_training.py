@@ -17,8 +17,8 @@ from diptych import catalog, loop
 from diptych.budget import Budget
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
-from diptych.files import read_tensors
-from diptych.loop import plan, train
+from diptych.files import read_tensors, write_json
+from diptych.loop import describe, plan, train
 from diptych.method import Batch, Clock, Loss, Method, adam, constant, warmup_cosine
 from diptych.model import Model
 from diptych.probe import FlopCounter, probe
@@ -308,3 +308,13 @@ def test_each_gradient_of_a_convolution_counts_as_the_convolution(kind: Any, gro
         with FlopCounter() as backward:
             torch.autograd.grad(y, asked, retain_graph=True)
         assert backward.flops == times * forward.flops
+
+
+def test_the_best_weights_of_a_run_are_not_trained_on(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.best.mkdir(parents=True)
+    described = describe(EDM, made_up(), EDM.small, SETTINGS)
+    for folder in (run.path, run.best):
+        write_json(folder / "recipe.json", described)
+    with pytest.raises(RunError, match="averaged weights, which cannot be trained on"):
+        train(EDM, made_up(), run.best, arguments=EDM.small, settings=SETTINGS)

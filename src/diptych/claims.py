@@ -86,7 +86,8 @@ def claim(
             raise RunError(f"{run.path} is not empty and not a run", other_out(run))
         return {}
     recorded = recipe_of(run)
-    if "averaged" in recorded:
+    whole = Run(run.path.parent)
+    if "averaged" in recorded or (run.path.name == whole.best.name and (whole.path / "recipe.json").exists()):
         raise RunError(
             f"{run.path} holds averaged weights, which cannot be trained on", "begin from it by --init"
         )

@@ -237,7 +237,9 @@ class Training:
         for module, name in ((self.method, "method"), (self.average, "average")):
             module.load_state_dict(fsdp.as_in_all(state[name], module.state_dict()))
         if self.averages is not None:
-            self.averages.load_state_dict(state["averages"])
+            ours = self.averages.state_dict()
+            theirs = {key: fsdp.as_in_all(part, ours[key]) for key, part in state["averages"].items()}
+            self.averages.load_state_dict(theirs)
         for optimizer, saved in zip(self.optimizers(), state["optimizers"], strict=True):
             optimizer.load_state_dict(fsdp.slots_as_in(saved, optimizer))
             for parameter, slots in optimizer.state.items():

@@ -102,6 +102,6 @@ def run(arguments: list[str]) -> int:
 def complain(message: str, hint: str = "") -> None:
     """An error on stderr; of several processes those after the first say which they are."""
     rank = os.environ.get("RANK", "0")
-    print(f"error: {message}" if rank == "0" else f"error (process {rank}): {message}", file=sys.stderr)
-    if hint:
-        print(f"\nhint: {hint}", file=sys.stderr)
+    said = f"error: {message}\n" if rank == "0" else f"error (process {rank}): {message}\n"
+    # in one piece: other processes write too, and torchrun may end this one at any moment
+    sys.stderr.write(f"{said}\nhint: {hint}\n" if hint else said)
