@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.diffusion.denoiser import TARGETS, EDMDenoiser, ScheduleDenoiser, each, no_label, without_labels
+from diptych.diffusion.denoiser import (
+    TARGETS,
+    Denoiser,
+    EDMDenoiser,
+    ScheduleDenoiser,
+    Wrapper,
+    each,
+    no_label,
+    without_labels,
+)
 from diptych.diffusion.objective import (
     WEIGHTS,
     edm,
@@ -183,3 +192,20 @@ def test_edm_denoiser_is_its_formula() -> None:
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(network.seen[0], x / total.sqrt())
     torch.testing.assert_close(network.seen[1], sigma.log() / 4)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
+def test_a_step_straight_to_the_clean_image_is_one_with_what_the_denoiser_sees(kept: float) -> None:
+    x, sigma = torch.randn(2, *SHAPE, dtype=torch.float64), torch.tensor([0.3, 4.0], dtype=torch.float64)
+    denoisers: list[Denoiser] = [EDMDenoiser(Ideal("ve", "v").double())]
+    denoisers += [ScheduleDenoiser(Ideal("vp", t).double(), schedule("vp"), t, told="level") for t in TARGETS]
+    for denoiser in denoisers:
+        expected = kept * x + (1 - kept) * denoiser(x, sigma, Condition())
+        for way in (denoiser, Wrapped(denoiser)):
+            found = way.towards(x, sigma, Condition(), kept)
+            torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+class Wrapped(Wrapper):
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        return self.denoiser(x, sigma, condition)  # type: ignore[no-any-return]

@@ -37,6 +37,10 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W)."""
 
+    def towards(self, x: Tensor, sigma: Tensor, condition: Condition, kept: float) -> Tensor:
+        """kept x + (1 - kept) D(x): a step straight to the clean image."""
+        return self(x, sigma, condition).lerp(x, kept)  # type: ignore[no-any-return]
+
     def score(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The slope of the log density of noisy images, (D(x) - x) / sigma^2 (EDM, equation 3)."""
         return (self(x, sigma, condition) - x) / each(sigma).square()  # type: ignore[no-any-return]
@@ -68,6 +72,11 @@ class Coefficients(NamedTuple):
     c_skip: Tensor | None  # None: 1
     c_out: Tensor
     told: Tensor
+
+    def towards(self, kept: float) -> Coefficients:
+        """Those of kept x + (1 - kept) D(x)."""
+        c_skip = None if self.c_skip is None else self.c_skip * (1 - kept) + kept
+        return self._replace(c_skip=c_skip, c_out=self.c_out * (1 - kept))
 
 
 class NetworkDenoiser(Denoiser):
@@ -107,7 +116,12 @@ class NetworkDenoiser(Denoiser):
         done: in training, how the images were augmented, for networks that hear it.
         """
         c = self.preconditioned(sigma)
-        return read(x, c, self.network(c.c_in * x, c.told, condition.label, *done)[:, : x.shape[1]])
+        return read(x, c, self.network(c.c_in * x, c.told, condition.label, *done))
+
+    def towards(self, x: Tensor, sigma: Tensor, condition: Condition, kept: float) -> Tensor:
+        """The same as Denoiser's, without writing the clean images down."""
+        c = self.preconditioned(sigma)
+        return read(x, c.towards(kept), self.network(c.c_in * x, c.told, condition.label))
 
 
 MOST_LEVELS = 4096  # of which coefficients are kept
@@ -115,7 +129,11 @@ _known: WeakKeyDictionary[NetworkDenoiser, dict[Hashable, tuple[Tensor, Coeffici
 
 
 def read(x: Tensor, c: Coefficients, F: Tensor) -> Tensor:
-    """The clean image from the network's output, in as few passes over the images as torch allows."""
+    """The clean image from the network's output, in as few passes over the images as torch allows.
+
+    Of a network that says more the first channels are the image's.
+    """
+    F = F if F.shape[1] == x.shape[1] else F[:, : x.shape[1]]
     if c.c_skip is None:
         return torch.addcmul(x, c.c_out, F.float())
     return (c.c_skip * x).addcmul_(c.c_out, F.float())

@@ -241,6 +241,10 @@ class Sight:
         """Clean images (B, C, H, W)."""
         return self.denoiser(x, self.level(x, sigma), self.condition)  # type: ignore[no-any-return]
 
+    def towards(self, x: Tensor, sigma: float, kept: float) -> Tensor:
+        """kept x + (1 - kept) D(x)."""
+        return self.denoiser.towards(x, self.level(x, sigma), self.condition, kept)
+
     def moments(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         """Clean images and the learned variances, 0 to 1."""
         return self.denoiser.moments(x, self.level(x, sigma), self.condition)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from diptych.diffusion.samplers.sampler import Denoise, Moments, renoised, sampler
+from diptych.diffusion.samplers.sampler import Denoise, Moments, renoised, sampler, straight
 from diptych.errors import WrongUse, did_you_mean
 from diptych.model import Noise
 
@@ -30,7 +30,7 @@ def ddpm(
         return learned(denoise, x, sigmas, noise)
     for sigma, following in pairwise(sigmas):
         deviation = bounds(sigma, following)[variance == "large"] if following else 0.0
-        x = renoised(denoise(x, sigma).lerp(x, (following / sigma) ** 2), noise, deviation)
+        x = renoised(straight(denoise, x, sigma, (following / sigma) ** 2), noise, deviation)
     return x
 
 

@@ -31,13 +31,14 @@ def two_steps(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise
     """Extrapolates the clean image to the middle of the step from this level and the one before."""
     before, h_before = None, 0.0
     for sigma, following in pairwise(sigmas):
-        clean = middle = denoise(x, sigma)
+        clean = denoise(x, sigma)
         if not following:
             return clean
         h, kept = math.log(sigma / following), following / sigma
-        if before is not None:
-            middle = before.lerp(clean, 1 + h / (2 * h_before))
-        x = middle.lerp(x, kept ** (1 + eta))
+        if before is None:
+            x = clean.lerp(x, kept ** (1 + eta))
+        else:
+            x = before.lerp(clean, 1 + h / (2 * h_before)).lerp_(x, kept ** (1 + eta))
         x = renoised(x, noise, following * math.sqrt(1 - kept ** (2 * eta)))
         before, h_before = clean, h
     return x

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from diptych.diffusion.samplers.sampler import Denoise, ancestral, renoised, sampler
+from diptych.diffusion.samplers.sampler import Denoise, ancestral, renoised, sampler, straight
 from diptych.model import Noise
 
 
@@ -35,5 +35,5 @@ def towards(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, 
     """Steps straight to the clean image, and noise of eta times the posterior's deviation."""
     for sigma, following in pairwise(sigmas):
         down, up = ancestral(sigma, following, eta)
-        x = renoised(denoise(x, sigma).lerp(x, down / sigma), noise, up)
+        x = renoised(straight(denoise, x, sigma, down / sigma), noise, up)
     return x

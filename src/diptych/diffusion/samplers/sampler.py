@@ -90,6 +90,16 @@ def ancestral(sigma: float, following: float, eta: float) -> tuple[float, float]
     return math.sqrt((following - up) * (following + up)), up
 
 
+def straight(denoise: Denoise, x: Tensor, sigma: float, kept: float) -> Tensor:
+    """kept x + (1 - kept) D(x): a step straight to the clean image.
+
+    A denoiser that has `towards` does it without writing the clean images down.
+    """
+    towards = getattr(denoise, "towards", None)
+    moved: Tensor = denoise(x, sigma).lerp(x, kept) if towards is None else towards(x, sigma, kept)
+    return moved
+
+
 def renoised(x: Tensor, noise: Noise, deviation: float) -> Tensor:
     """x with normal noise added."""
     return x.add(noise.normal(*x.shape[1:]), alpha=deviation) if deviation else x
