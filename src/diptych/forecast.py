@@ -48,7 +48,8 @@ class Forecast:
     images_per_s: float  # of training, nothing else
     flop_per_image: float
     memory_mib: float  # at the peak: of the process on the CPU, of what torch allocates on a GPU
-    disk_mib: float  # when it is done
+    disk_mib: float  # when it is done, where the best checkpoint is one of the last
+    disk_most_mib: float  # ... where the best is an older one, which is kept too
     disk_peak_mib: float  # while the last checkpoint is written and the best is an old one
     disk_of: Mapping[str, float]  # checkpoints, models, snapshots, averages, sheets, logs
 
@@ -200,6 +201,7 @@ def summed(
         "logs": ticks * seen.sizes["line"],
     }
     disk = sum(disk_of.values())
+    most = disk if examine is None else disk + state
     return Forecast(
         images=whole,
         batch=batch,
@@ -212,7 +214,8 @@ def summed(
         flop_per_image=flop,
         memory_mib=peak_memory(training.device),
         disk_mib=disk,
-        disk_peak_mib=disk + (1 if examine is None else 2) * state,
+        disk_most_mib=most,
+        disk_peak_mib=most + state,
         disk_of=disk_of,
     )
 

@@ -42,6 +42,7 @@ def parts(each: Forecast) -> list[list[str]]:
     """Rows of a table: the sums, and what they are made of."""
     images, time, memory, disk, rate, flop = summary(each)
     looks = f"{each.exams} of {each.exam_images:,} images" if each.exams else ""
+    older = f"{mebibytes(each.disk_most_mib)} with a best checkpoint that is old, " if each.exams else ""
     notes = {"steps": f"{rate} images/s", "exams": looks, "checkpoints": f"{each.ticks}, with logs"}
     return [
         ["images", images, f"in batches of {each.batch}"],
@@ -49,7 +50,7 @@ def parts(each: Forecast) -> list[list[str]]:
         ["time", time, "from start to end"],
         *([f"  {what}", duration(s), notes.get(what, "")] for what, s in each.seconds_of.items() if s > 0),
         ["memory", memory, "at the peak"],
-        ["disk", disk, f"up to {mebibytes(each.disk_peak_mib)} on the way"],
+        ["disk", disk, f"{older}up to {mebibytes(each.disk_peak_mib)} on the way"],
         *([f"  {what}", mebibytes(mib), ""] for what, mib in each.disk_of.items() if mib >= 0.05),
     ]
 
