@@ -1,6 +1,7 @@
 """Runs that are killed with SIGKILL at random moments and started again, compared with one left in peace.
 
     python benchmarks/kills.py [--recipes edm,r3gan] [--each 30] [--processes 1] [--folder DIR] [--seed 0]
+        [--on-alarm rollback]
 
 Each life of a run is a forked child of a process that has imported everything and computed nothing; it is
 given the arguments of `diptych train`. Kills are aimed at stages in turn: at a moment drawn uniformly from
@@ -12,6 +13,9 @@ last bit.
 
 With --processes 2 kills take the first, the second or both in turn; the one that is left must end by itself,
 but for one that still waits for the other to join: that one is told to end, as torchrun tells it.
+
+With --on-alarm rollback (or firmer) an alarm rings after half and after five sixths of the training, so that
+every run goes back to its best checkpoint twice, and kills fall there too.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ ONCE = [("best", "f"), ("start", "f"), ("step", "t"), ("exam", "t"), *((stage, "
 AIMS = [
     (stage, way) for pair in zip(MOMENTS, FILES, strict=True) for stage, way in zip(pair, "tf", strict=True)
 ]
+RINGS = frozenset({48, 80})  # images of LONG after which an alarm is made to ring
 PATIENCE = 120.0  # seconds after which a life that has not ended is said to hang
 
 
@@ -102,7 +107,8 @@ class Life:
                 os.environ |= {**here, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             mine = aim if aim and aim.rank == rank else None
             folder = command[command.index("--out") + 1]
-            self.marks[rank].install(folder, *((mine.stage, mine.operation) if mine else ("", 0)))
+            rings = RINGS if "--on-alarm" in command else frozenset[int]()
+            self.marks[rank].install(folder, *((mine.stage, mine.operation) if mine else ("", 0)), rings)
             code = cli.run(command)
             self.marks[rank].report(said.with_suffix(f".usual{rank}"))
         finally:
@@ -196,7 +202,8 @@ def spelled(arguments: dict[str, Any]) -> list[str]:
 
 def draw(turn: int, each: int, new: bool, processes: int, usual: Usual, rng: random.Random) -> Aim:
     """The next aim: stages in turn, moments at random. In a new run the best is still to come."""
-    stage, way = ONCE[turn] if each == 0 else ("best", "f") if new and turn % 2 else AIMS[turn % len(AIMS)]
+    aims = [*AIMS, ("back", "t"), ("back", "f")] if "back" in usual.seconds else AIMS
+    stage, way = ONCE[turn] if each == 0 else ("best", "f") if new and turn % 2 else aims[turn % len(aims)]
     rank, both = rng.choice(((0, False), (1, False), (0, True), (1, True))) if processes > 1 else (0, False)
     if way == "f" and usual.operations.get(stage):
         many = usual.operations[stage] if each else 3  # a life that goes on does fewer of them at its start
@@ -221,9 +228,12 @@ def plan(folder: Path) -> None:
     shutil.copy(folder / "whole" / "recipe.json", folder / "killed")
 
 
-def trial(name: str, folder: Path, processes: int, each: int, rng: random.Random) -> Tally:
+def trial(
+    name: str, folder: Path, processes: int, each: int, rng: random.Random, on_alarm: str = "warn"
+) -> Tally:
     """Kills runs of one recipe, and compares each that came to its end."""
     how = [*flags(name), *spelled(LONG if each else SHORT)]
+    how += ["--on-alarm", on_alarm] if on_alarm != "warn" else []
     command, tally = ["train", name, "digits", *how], Tally()
     folder.mkdir(parents=True)
     usual, turn = undisturbed(command, folder, processes), rng.randrange(len(AIMS)) if each else 0
@@ -264,6 +274,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=30, help="kills of each recipe; 0: one in each stage")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where runs are written, and those that differ stay")
+    parser.add_argument("--on-alarm", default="warn", choices=["warn", "rollback", "firmer"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -272,7 +283,8 @@ def main() -> None:
     rows, results = [], dict[str, Any]()
     started = time.monotonic()
     for name in args.recipes.split(","):
-        tally = trial(name, folder / name, args.processes, args.each, random.Random(f"{args.seed} {name}"))
+        rng = random.Random(f"{args.seed} {name}")
+        tally = trial(name, folder / name, args.processes, args.each, rng, args.on_alarm)
         for what in tally.differences[:20]:
             print(f"{name}: {what}", file=sys.stderr)
         print(f"{name} {tally.kills.total()} kills {time.monotonic() - started:.0f} s", file=sys.stderr)

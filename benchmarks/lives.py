@@ -10,18 +10,35 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from diptych import averages, loop, pictures
 from diptych.checkpoints import Checkpoints
 from diptych.loop import Loop
+from diptych.method import Clock
 from diptych.model import Model
 from diptych.quick import QuickExam
+from diptych.reactions import Reactions
+from diptych.track import ALARM
 from diptych.training import Training
 
 # what comes before the first step, the step, what a tick consists of, and all that lies between these
-STAGES = ("start", "step", "exam", "sheet", "model", "averages", "log", "checkpoint", "best", "between")
+STAGES = (
+    "start",
+    "step",
+    "exam",
+    "sheet",
+    "model",
+    "averages",
+    "log",
+    "back",
+    "checkpoint",
+    "best",
+    "between",
+)
+Verdicts = Mapping[str, Mapping[str, Any]]
 TOUCHING = ("open", "os.rename", "os.remove", "os.link", "os.mkdir", "os.chmod", "os.truncate")
 
 
@@ -69,11 +86,11 @@ class Marks:
 
         setattr(owner, name, outer)
 
-    def install(self, folder: str, stage: str, operation: int) -> None:
+    def install(self, folder: str, stage: str, operation: int, rings: frozenset[int] = frozenset()) -> None:
         """In the child: from now on its stages are told.
 
         folder: the run's. With an `operation` the child kills itself before that one of this stage's file
-        operations there.
+        operations there. rings: after how many images an alarm rings, whatever the samples are.
         """
         self.enter("start")
         inner = Loop.run_to_the_end
@@ -91,9 +108,21 @@ class Marks:
         for name in ("save_model", "save_best", "save_weights"):
             self.wrap(loop, name, "model")
         self.wrap(averages.Averages, "store", "averages")
+        self.wrap(Reactions, "take_best", "back")
         self.wrap(loop, "append_line", "log")
         self.wrap(Checkpoints, "write", "checkpoint")
         self.wrap(Checkpoints, "mark_best", "best")
+
+        judge = QuickExam.judge
+
+        def ringing(exam: QuickExam, history: Sequence[Mapping[str, Any]], clock: Clock) -> Verdicts:
+            verdicts = dict(judge(exam, history, clock))
+            if clock.images in rings:
+                verdicts["planted"] = {"name": "planted", "state": ALARM, "sentence": "it was told to"}
+            return verdicts
+
+        if rings:
+            QuickExam.judge = ringing  # type: ignore[method-assign, assignment]
 
         def touched(event: str, args: tuple[Any, ...]) -> None:
             if event in TOUCHING and str(args[0]).startswith(folder):

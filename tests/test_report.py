@@ -97,12 +97,17 @@ def record():
     return record_of([gan, edm, failed], at_most={"latency_ms": 50})
 
 
-@pytest.fixture
-def page(record, tmp_path):
+def written(record, folder):
+    """The page of a record, with pictures."""
     files = [f for c in record.contenders for f in (*c.samples.values(), c.neighbours) if f]
     for file in ["real.png", *files]:
-        Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / file)
-    return write_report(record, tmp_path)
+        Image.fromarray(np.zeros((8, 16), np.uint8)).save(folder / file)
+    return write_report(record, folder)
+
+
+@pytest.fixture
+def page(record, tmp_path):
+    return written(record, tmp_path)
 
 
 class Reader(HTMLParser):
@@ -231,6 +236,29 @@ def test_markdown_has_a_cell_for_every_score(record):
     assert plain("a_b *c* [x](y) |") == r"a_b \*c\* [x]\(y) \|"
 
 
+def told(copying, collapse):
+    """Alarms of one look."""
+    said = {"copying": (copying, f"5 copies {HOSTILE}"), "collapse": (collapse, "coverage is 0.1")}
+    return {
+        name: {"name": name, "state": state, "sentence": words, "false_positives": 0.05}
+        for name, (state, words) in said.items()
+    }
+
+
+def test_alarms_that_rang_are_on_the_page_and_in_the_summary(record, tmp_path):
+    gan, *others = record.contenders
+    looks = [told("ok", "ok"), told("beyond chance", "ok"), told("alarm", "ok"), told("ok", "ok")]
+    curve = tuple({**line, "alarms": look} for line, look in zip(gan.curve, looks, strict=True))
+    curve[2]["reaction"] = "rollback"
+    record = replace(record, contenders=(replace(gan, curve=curve), *others))
+    expected = f"at 1 of 4 looks, last after 300 images: 5 copies {HOSTILE}; rollback; in the end ok"
+    (line,) = (line for line in markdown(record).splitlines() if "copying" in line)
+    assert line == f"- **r3gan**: copying, **alarm** {plain(expected)}; 1 of 2 alarms ok at all looks"
+    words = " ".join(Reader(written(record, tmp_path).read_text(encoding="utf-8")).words)
+    assert expected in words
+    assert "farther from real images than 5 % of real draws are" in words
+
+
 def test_best_is_marked_only_where_intervals_separate(record):
     quality, cost = tables(record)
     marks = {
@@ -340,7 +368,7 @@ def test_spread_keeps_the_distance_and_the_frame():
 )
 def test_sparse_records_still_make_a_page(contenders, tmp_path):
     record = record_of(contenders)
-    text = Reader(write_report(record, tmp_path).read_text(encoding="utf-8")).text
+    text = Reader(written(record, tmp_path).read_text(encoding="utf-8")).text
     assert record.choice.verdict in text
     for one in contenders:
         assert one.name in text

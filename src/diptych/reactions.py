@@ -68,8 +68,11 @@ class Reactions:
 
     def go_back(self, line: Line) -> None:
         """Takes the best checkpoint, where the line says so; the next one is not yet written."""
-        if line.get("reaction") not in BACK:
-            return
+        if line.get("reaction") in BACK:
+            self.take_best(line["reaction"])
+
+    def take_best(self, reaction: str) -> None:
+        """The best weights and optimizers, half the learning rate, and averages as they were then."""
         best = self.run.checkpoints.read(self.run.checkpoints.best)
         self.training.take_back(best)
         if parallel.rank() == 0:  # what was averaged since then is of weights that were given up
@@ -78,7 +81,7 @@ class Reactions:
             "back to the weights after %s images, with %g of the learning rate%s: %d of %d times",
             f"{best['images']:,}",
             0.5**self.training.reactions,
-            ", penalties twice as heavy" if line["reaction"] == "firmer" else "",
+            ", penalties twice as heavy" if reaction == "firmer" else "",
             self.training.reactions,
             MOST,
         )

@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from diptych.report.alarms import LOUD, alarms
 from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows, weights_facts
 from diptych.report.record import DuelRecord
 from diptych.report.table import Cell, Column, Row, Table, tables
@@ -24,6 +25,7 @@ def markdown(record: DuelRecord) -> str:
     parts.append(
         "Values with 95 % intervals; bold where the interval is apart from all others in the column."
     )
+    parts += bullets("Alarms", alarm_lines(record))
     parts += ["## Spent", f"Each was given {plain(record.budget)}.", spent_table(record)]
     for title, facts in (
         ("Data", data_facts(record.data)),
@@ -42,6 +44,18 @@ def markdown(record: DuelRecord) -> str:
 def bullets(title: str, lines: Sequence[str]) -> list[str]:
     """A section, or nothing."""
     return [f"## {title}", "\n".join(f"- {line}" for line in lines)] if lines else []
+
+
+def alarm_lines(record: DuelRecord) -> list[str]:
+    """What alarms said of each training: those that rang, and how many did not."""
+    lines = []
+    for _, contender, told in alarms(record):
+        loud = [each for each in told if each.state in LOUD]
+        found = [f"{each.name}, **{each.state}** {plain(each.words)}" for each in loud]
+        quiet = len(told) - len(loud)
+        found += [f"{quiet} of {len(told)} alarms ok at all looks"] if quiet else []
+        lines.append(f"**{plain(contender.name)}**: {'; '.join(found)}")
+    return lines
 
 
 def score_table(part: Table) -> str:
