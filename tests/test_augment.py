@@ -276,8 +276,9 @@ def test_a_relativistic_critic_is_judged_by_differences() -> None:
     assert -1 < signs[0] < 1
 
 
-def test_the_controller_is_resumed_bit_for_bit(tmp_path: Path) -> None:
-    spec = catalog.recipe("dcgan")
+@pytest.mark.parametrize("name", ["dcgan", "wgan-gp"])
+def test_the_controller_is_resumed_bit_for_bit(name: str, tmp_path: Path) -> None:
+    spec = catalog.recipe(name)
 
     def training() -> Training:
         torch.manual_seed(0)
@@ -357,8 +358,9 @@ def test_edm_tells_what_it_did() -> None:
             NonLeaking(wrong)
 
 
-def test_an_augmented_edm_samples_as_if_nothing_was_done() -> None:
-    spec, data = catalog.recipe("edm"), made_up().train
+@pytest.mark.parametrize("name", ["edm", "flow", "ddpm"])
+def test_an_augmented_denoiser_samples_as_if_nothing_was_done(name: str) -> None:
+    spec, data = catalog.recipe(name), made_up().train
     training = Training(
         spec(data, **spec.small, augment=0.5), data, 1000, Settings(device="cpu", microbatch=4)
     )

@@ -29,6 +29,7 @@ def gat(
     batch: int = 64,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
+    freeze: int = 0,
 ) -> Recipe:
     """A GAN of transformers: no convolution, grows by width and depth alone; wants many images and long runs.
 
@@ -52,6 +53,8 @@ def gat(
         critic holds reals and fakes.
     lr
         Peak learning rate of Adam for both networks; 0: 0.154 / width, but at most 0.001.
+    freeze
+        So many of the critic's first stages hold still: for training from another run with `--init`.
     """
     shape = data.shape
     shortest = min(shape[1:])
@@ -69,5 +72,6 @@ def gat(
         penalties=[r1_r2(weight_of(gamma))],
         lr=lr or min(1e-3, 0.154 / width),  # 2e-4 at the paper's 768 (section 3.3)
         lr_scale=lr_scale,
+        frozen=freeze,
     )
     return Recipe(method, batch=batch)

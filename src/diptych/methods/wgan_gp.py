@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import LipschitzPenalty
 from diptych.data.images import Images
@@ -29,6 +30,8 @@ def wgan_gp(
     layer_norm: bool = False,
     critic_steps: int = 5,
     lr: float = 0.0,
+    augment: str = "none",
+    freeze: int = 0,
 ) -> Recipe:
     """A Wasserstein GAN: its critic's loss falls as images get better; slow, as the critic trains more.
 
@@ -54,6 +57,11 @@ def wgan_gp(
     lr
         Learning rate of Adam for both networks; 0: 0.02 / width, near the papers' 2e-4 for wide networks. It
         falls to nothing in the last ninth of training.
+    augment
+        What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
+        ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
+    freeze
+        So many of the critic's first stages hold still: for training from another run with `--init`.
     """
     if clip < 0 or penalty < 0:
         raise WrongUse(f"penalty and clip are at least 0, not {penalty} and {clip}")
@@ -70,6 +78,8 @@ def wgan_gp(
         lr=lr or 0.02 / width,
         betas=(0.0, 0.9),
         lr_scale=late_fall,
+        augment=augmentation(augment),
+        frozen=freeze,
         critic_steps=critic_steps,
     )
     return Recipe(method, batch=batch)
