@@ -122,6 +122,24 @@ def test_a_run_says_what_it_began_from_and_learns_faster(source: dict[str, Run],
         )
 
 
+def test_layers_that_are_frozen_as_they_were_initialised_are_warned_of(
+    source: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    critic = begun(GAN, made_up()).method.critic  # type: ignore[union-attr]
+    first = sum(weight.numel() for weight in critic.parts()[0].parameters())  # type: ignore[operator, union-attr]
+    arguments = {**GAN.small, "freeze": 1}
+    for name, settings in (
+        ("alone", Settings(budget="8-images", device="cpu")),
+        ("begun", from_run(source["dcgan"], budget="8-images")),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "diptych"):
+            train(GAN, made_up(), tmp_path / name, arguments=arguments, settings=settings)
+        told = [record.getMessage() for record in caplog.records if "hold still" in record.getMessage()]
+        assert len(told) == (name == "alone")
+        assert not told or (told[0].startswith(f"{first:,} of ") and "--init" in told[0])
+
+
 def test_an_interrupted_run_does_not_begin_again(
     source: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,22 @@ def begin(training: Training) -> float:
     """Takes over what the settings name, and says it in the log. Returns the seconds spent so far: none."""
     if training.settings.init:
         log.info("%s", transfer(training, training.settings.init))
+    elif still := held_still(training):
+        log.warning(
+            "%s hold still as they were initialised: to freeze layers is meant for a training that "
+            "begins from another run, with --init RUN",
+            still,
+        )
     return 0.0
+
+
+def held_still(training: Training) -> str:
+    """How many weights no optimizer trains, though they could be; "" where all are trained."""
+    groups = (group for optimizer in training.optimizers() for group in optimizer.param_groups)
+    trained = {id(weight) for group in groups for weight in group["params"]}
+    weights = [p for p in training.method.parameters() if p.requires_grad]
+    still = sum(p.numel() for p in weights if id(p) not in trained)
+    return f"{still:,} of {sum(p.numel() for p in weights):,} weights" if still else ""
 
 
 def transfer(training: Training, run: str) -> Taken:
