@@ -292,7 +292,7 @@ def test_the_result_is_a_run(runs: dict[str, Run], tmp_path: Path) -> None:
     saved = made.save(out)
     assert saved.finished
     assert saved.spent == run.spent
-    about = saved.recipe["averaged"]
+    about = saved.recipe["derived"]["averaged"]
     assert about["profile"] == "half-life 20 images on a ramp of 0.2"
     assert sum(about["weights"].values()) == pytest.approx(1)
     assert about["weights"].keys() == {path.name for path in (run.path / FOLDER).iterdir()}
@@ -302,7 +302,7 @@ def test_the_result_is_a_run(runs: dict[str, Run], tmp_path: Path) -> None:
     assert report.recipe == "sngan"
     with pytest.raises(WrongUse, match="already"):
         made.save(out)
-    with pytest.raises(RunError, match="averaged weights"):  # it would begin anew, over these
+    with pytest.raises(RunError, match="made of a run"):  # it would begin anew, over these
         train(
             RECIPES["sngan"],
             made_up(),
@@ -399,7 +399,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "as trained" in told
     assert (run / "sweeps" / "sigma_rel.svg").exists()
     best = read_json(run / "sweeps" / "sigma_rel.json")["best"]["fid"]
-    assert Run(tmp_path / "c").recipe["averaged"]["profile"] == f"sigma_rel {best:g}"
+    assert Run(tmp_path / "c").recipe["derived"]["averaged"]["profile"] == f"sigma_rel {best:g}"
     assert command(["average", str(run), "--sigma-rel", "0.12"]) == 2
     assert "--out" in capsys.readouterr().err
     assert command([*sweep, "--half-life", "10-images"]) == 2

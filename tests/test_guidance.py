@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,30 @@ def test_autoguided_model_is_a_model_like_any_other(run: Run, tmp_path: Path) ->
     x, sigma = torch.randn(1, 1, 8, 8), torch.tensor([1.0])
     good, weak = (m.denoiser(x, sigma, Condition()) for m in (run.model(), run.model(images=24)))  # type: ignore[operator]
     torch.testing.assert_close(model.guided()(x, sigma, Condition()), weak + 2.5 * (good - weak))
+
+
+def test_models_made_of_a_run_know_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from diptych.cli import run as command_line
+
+    run, guided, tuned = (tmp_path / name for name in ("run", "guided", "tuned"))
+    small = "--width 8 --blocks 1 --batch 8 --steps 2 --exam 0 --device cpu"
+    assert command_line(f"train edm digits --budget 32-images --ticks 2 --out {run} {small}".split()) == 0
+    assert command_line(f"guide {run} --out {guided} --guidance 1.5".split()) == 0
+    seeds = "--seeds 0-3 --others 8-11 --fine 8 --rounds 1 --device cpu"
+    assert command_line(f"tune-steps {run} --out {tuned} --steps 3 {seeds}".split()) == 0
+    assert Run(guided).recipe["derived"]["guided"]["guidance"] == 1.5
+    assert Run(tuned).recipe["derived"]["tuned"]["steps"] == 3
+    capsys.readouterr()
+    assert command_line(f"evaluate {guided} {tuned} --n 32 --metric fid --device cpu --json".split()) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert len(str(reports)) > 100
+    for words, says in (
+        (f"train edm digits --budget 32-images --ticks 2 --out {guided} {small}", "made of a run"),
+        (f"rerun {tuned} --out {tmp_path / 'again'}", "made of a run"),
+        (f"guide {run} --out {guided}", "there is something in"),
+    ):
+        assert command_line(words.split()) != 0
+        assert says in capsys.readouterr().err
 
 
 def test_autoguidance_refuses(run: Run, tmp_path: Path) -> None:

@@ -316,5 +316,5 @@ def test_the_best_weights_of_a_run_are_not_trained_on(tmp_path: Path) -> None:
     described = describe(EDM, made_up(), EDM.small, SETTINGS)
     for folder in (run.path, run.best):
         write_json(folder / "recipe.json", described)
-    with pytest.raises(RunError, match="averaged weights, which cannot be trained on"):
+    with pytest.raises(RunError, match="made of a run, which cannot be trained on"):
         train(EDM, made_up(), run.best, arguments=EDM.small, settings=SETTINGS)

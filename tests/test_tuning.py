@@ -155,4 +155,4 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert math.isclose(told["sigmas"][0], 80)
     assert load_model(tmp_path / "run", "cpu").options.sigmas == ()
     assert run(command.split()) == 2  # nothing is overwritten
-    assert "holds a model already" in capsys.readouterr().err
+    assert "there is something in" in capsys.readouterr().err

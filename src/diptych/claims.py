@@ -87,9 +87,10 @@ def claim(
         return {}
     recorded = recipe_of(run)
     whole = Run(run.path.parent)
-    if "averaged" in recorded or (run.path.name == whole.best.name and (whole.path / "recipe.json").exists()):
+    if "derived" in recorded or (run.path.name == whole.best.name and (whole.path / "recipe.json").exists()):
         raise RunError(
-            f"{run.path} holds averaged weights, which cannot be trained on", "begin from it by --init"
+            f"{run.path} holds a model that was made of a run, which cannot be trained on",
+            "begin from it by --init",
         )
     different = differences(recorded, description, defaults)
     if different and not force:

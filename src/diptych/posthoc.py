@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,12 @@ from diptych.averages import FOLDER, FORMAT, Stored, stored
 from diptych.budget import Budget
 from diptych.data.images import Images
 from diptych.errors import DiptychError, RunError, WrongUse
-from diptych.files import read_tensors, write_json, write_text
+from diptych.files import read_tensors
 from diptych.method import Clock
 from diptych.model import Model
 from diptych.profiles import HalfLife, Mixture, Power, Profile, mixture
 from diptych.recipe import Recipe
-from diptych.runs import Run, load_model, open_run, save_model
+from diptych.runs import Run, load_model, open_run, save_derived
 
 log = logging.getLogger("diptych")
 
@@ -61,16 +60,8 @@ class Averaged:
 
         Raises WrongUse where something is there already.
         """
-        out = Path(out)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise WrongUse(f"there is something in {out} already", "choose another --out")
-        save_model(self.model, out)
-        write_json(out / "recipe.json", {**self.run.recipe, "averaged": self.describe()})
-        lines = [line for line in self.run.log() if line["images"] <= self.profile.images]
-        if lines:  # what was spent; the exam of the log was of other weights
-            spent = {**lines[-1], "losses": {}, "exam": {}, "finished": True}
-            write_text(out / "log.jsonl", json.dumps(spent) + "\n")
-        return Run(out)
+        averaged = {"averaged": self.describe()}
+        return save_derived(self.model, self.run, out, averaged, self.profile.images)
 
 
 def average(

@@ -85,6 +85,8 @@ def repeatable(run: Run) -> Mapping[str, Any]:
     recorded = run.recipe
     if missing := [k for k in ("recipe", "arguments", "data", "settings", "images") if k not in recorded]:
         raise RunError(f"{run.path} has not recorded its {missing[0]}, and cannot be repeated")
+    if "derived" in recorded:
+        raise RunError(f"{run.path} was made of a run and not trained", "repeat the run that it was made of")
     lines = run.log()
     if not lines:
         raise RunError(f"{run.path} has no line in its log yet", "let its training reach the first tick")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from torch import Tensor
 from diptych import device as devices
 from diptych.checking import misfit, need, shown
 from diptych.checkpoints import Checkpoints
-from diptych.errors import RunError
+from diptych.errors import RunError, WrongUse
 from diptych.files import read_json, read_tensors, write_json, write_tensors, write_text
 from diptych.model import Model
 from diptych.saveable import from_tree, to_tree
@@ -146,6 +147,34 @@ def save_best(model: Model, run: Run, line: Mapping[str, Any]) -> None:
     save_model(model, run.best)
     write_json(run.best / "recipe.json", Run(run.path).recipe)  # as it is now, not when it was first read
     write_text(run.best / "log.jsonl", json.dumps(line) + "\n")
+
+
+def vacant(out: str | Path) -> Path:
+    """A place for something new. Raises WrongUse where something is there already."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WrongUse(f"there is something in {out} already", "choose another --out")
+    return out
+
+
+def save_derived(
+    model: Model, run: Run, out: str | Path, derived: Mapping[str, Any], images: float = math.inf
+) -> Run:
+    """A model made of a run's, as a run directory that is measured, sampled and exported as any.
+
+    derived: what was done, for recipe.json, which otherwise is the run's. images: after how many, where it is
+    not the end. Of a run that is a model alone a model alone is made. Raises WrongUse where something is in
+    `out` already.
+    """
+    out = vacant(out)
+    save_model(model, out)
+    if (run.path / "recipe.json").is_file():
+        write_json(out / "recipe.json", {**run.recipe, "derived": derived})
+    lines = [line for line in run.log() if line["images"] <= images]
+    if lines:  # what was spent; the exam of the log was of other weights
+        spent = {**lines[-1], "losses": {}, "exam": {}, "finished": True}
+        write_text(out / "log.jsonl", json.dumps(spent) + "\n")
+    return Run(out)
 
 
 def save_model(model: Model, directory: str | Path) -> None:

@@ -29,13 +29,11 @@ def guide(
     export it; --guidance is its option. It works best with a weaker model of the same kind, trained less.
     """
     from diptych.autoguidance import autoguided
-    from diptych.errors import WrongUse
-    from diptych.runs import save_model
+    from diptych.runs import open_run, save_derived
 
-    if (out / "model.json").exists():
-        raise WrongUse(f"{out} holds a model already", "choose another --out")
     model = autoguided(run, weak, images=images, guidance=guidance)
-    save_model(model, out)
+    away = {"run": str(run if weak is None else weak), "images": images, "guidance": guidance}
+    save_derived(model, open_run(run), out, {"guided": away})
     if as_json:
         show({"out": str(out), "guidance": guidance})
     else:

@@ -34,12 +34,11 @@ def tune_steps(
     from diptych.diffusion.model import DiffusionModel
     from diptych.diffusion.tuning import tune
     from diptych.errors import WrongUse
-    from diptych.runs import load_model, save_model
+    from diptych.runs import load_model, open_run, save_derived, vacant
 
     say_on_stderr()
     keep_buffers()
-    if (out / "model.json").exists():
-        raise WrongUse(f"{out} holds a model already", "choose another --out")
+    vacant(out)
     model, _ = with_options(load_model(run, device), options)
     if not isinstance(model, DiffusionModel):
         raise WrongUse(f"{run} is a {type(model).__name__}: it has no steps", "tune-steps is for diffusion")
@@ -52,7 +51,8 @@ def tune_steps(
         rounds=rounds,
         batch=batch,
     )
-    save_model(tuned.model, out)
+    found = {"steps": steps, "grid": tuned.best, "sigmas": list(tuned.sigmas)}
+    save_derived(tuned.model, open_run(run), out, {"tuned": found})
     gain, doubt = tuned.gain()
     if as_json:
         errors = {name: tuned.mean(name)[0] for name in tuned.errors}
