@@ -191,6 +191,20 @@ def test_slopes_look_only_where_they_must() -> None:
     assert "real_logit" not in vars(look)
 
 
+def test_finite_differences_are_of_a_critic_that_draws_the_same_twice() -> None:
+    critic = Critic()
+    calm = seen(critic, n=20_000)
+    luck = Look(
+        lambda image, label: critic(image + torch.randn_like(image[:1]), label),
+        calm.real,
+        calm.label,
+        lambda: calm.fake,
+    )
+    penalty = ApproximateSlopePenalty(of(2.0), sigma=0.01, fake=False)
+    size, expected = (penalty(look, NOW)[1]["r1"].item() for look in (luck, calm))
+    assert 0.2 * expected < size < 5 * expected  # by fresh luck it would be ten thousand times as large
+
+
 def test_finite_differences_agree_with_slopes() -> None:
     critic = Critic()
     look = seen(critic, n=20_000)

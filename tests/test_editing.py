@@ -340,6 +340,8 @@ def test_a_guide_leads_each_window() -> None:
     level = torch.ones(1)
     expected = W(x, level, Condition()).lerp(D(x, level, Condition()), 2.0)
     torch.testing.assert_close(canvas.guided()(x, level, Condition()), expected)
+    elsewhere = canvas.to("meta").guided()  # what is made anew lies where the model does
+    assert {buffer.device.type for buffer in elsewhere.buffers()} == {"meta"}
 
 
 def test_an_edit_is_a_model_that_can_be_saved() -> None:

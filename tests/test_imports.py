@@ -27,10 +27,10 @@ LAW: dict[str, set[str]] = {
     "allowance": {"errors"},  # how much a description out of a file may build
     "saveable": {"errors", "checking", "allowance"},
     "blocks": set(),
-    "model": {"blocks", "errors", "saveable"},
+    "model": {"blocks", "device", "errors", "saveable"},
     "graphs": {"errors", "model"},
     # the left panel
-    "data": {"unpickler", "errors", "model", "data", "files"},
+    "data": {"unpickler", "device", "errors", "model", "data", "files"},
     "method": {"errors", "model"},
     "track": {"errors", "method", "model"},
     "networks": {"errors", "saveable", "networks"},

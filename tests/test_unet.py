@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diptych.errors import WrongUse
+from diptych.networks.edm2 import EDM2UNet
 from diptych.networks.norm_silu import norm_silu, walks_badly
 from diptych.networks.unet import Attention, Block, UNet
 
@@ -168,3 +170,13 @@ def test_one_level_for_all_and_no_label() -> None:
     network, (x, _, _) = little(), inputs()
     level = torch.tensor([0.4])
     torch.testing.assert_close(network(x, level), network(x, level.repeat(4), torch.full((4,), 3)))
+
+
+@pytest.mark.parametrize("width", [36, 100])
+def test_any_even_width_has_heads(width: int) -> None:
+    x, level, _ = inputs(1, (3, 8, 8))
+    for kind in (UNet, EDM2UNet):
+        network = kind((3, 8, 8), width=width, multipliers=(1, 1), blocks=1, attention=1)
+        assert network(x, level).shape == x.shape
+    with pytest.raises(WrongUse, match="even"):
+        UNet((3, 8, 8), width=width + 1)

@@ -30,6 +30,16 @@ def pick(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def moved(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Values of the CPU on a device. To a GPU from pinned memory, so that the host waits for nothing.
+
+    Other devices are waited for: the copy must be done before memory that nobody else holds is freed.
+    """
+    if torch.device(device).type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 def mixed(device: torch.device, precision: str, cached: bool = True) -> AbstractContextManager[object]:
     """Autocast to bfloat16 where the device has it in hardware ("auto"), or where it is asked for.
 

@@ -65,7 +65,7 @@ def sefa(model: Model, k: int = 3, layers: Iterable[int] = ()) -> Directions:
         return principal(model, k, layers)
     count, _ = layout(model)
     chosen = chosen_layers(layers, count)
-    weights = torch.cat([matrix.detach().double().cpu() for i, matrix in enumerate(reads()) if i in chosen])
+    weights = torch.cat([matrix.detach().cpu().double() for i, matrix in enumerate(reads()) if i in chosen])
     return from_gram(model, weights.T @ weights, k, chosen, "sefa")
 
 
@@ -94,7 +94,7 @@ def principal(
                 )
                 for sign in (1, -1)
             ]
-            columns.append(((images[0] - images[1]) / (2 * size)).flatten(1).double().cpu())
+            columns.append(((images[0] - images[1]) / (2 * size)).flatten(1).cpu().double())
         jacobian = torch.cat(columns)  # (D, pixels)
         gram += jacobian @ jacobian.T / n
     return from_gram(model, gram, k, chosen, "jacobian")

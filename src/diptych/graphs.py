@@ -6,7 +6,7 @@ Thousands of small kernels are then launched as one, which on a GPU is most of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,7 @@ class Graphed(Model):
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]. The first call of each batch size captures the graph."""
         label = condition.label
-        with torch.no_grad(), without_cast_cache():
+        with torch.no_grad(), without_cast_cache(), on_its_device(self.model):
             if self.drawn is None:
                 recording, values = noise.recorded()
                 self.model(recording, condition)
@@ -103,6 +103,12 @@ class Graphed(Model):
 
         call()  # what is kept between calls must not be made within the capture
         return Captured(noise, kept, *self.capture(call), self.model.lasting())
+
+
+def on_its_device(model: nn.Module) -> AbstractContextManager[object]:
+    """Makes the GPU that a model is on the current one: a graph is captured there and nowhere else."""
+    device = next(model.parameters(), torch.empty(0)).device
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager

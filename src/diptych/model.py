@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.blocks import block_size, exact_blocks, one_thread, plain_blocks
+from diptych.device import moved
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 
 Draw = Callable[[tuple[int, ...]], Tensor]
@@ -31,10 +32,7 @@ class Noise:
         streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
         def draw(shape: tuple[int, ...]) -> Tensor:
-            values = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
-            if torch.device(device).type == "cuda":  # from pinned memory the copy waits for nothing
-                values = values.pin_memory()
-            return values.to(device, non_blocking=True)
+            return moved(torch.stack([torch.randn(shape, generator=stream) for stream in streams]), device)
 
         self._draw: Draw = draw
 

@@ -71,8 +71,8 @@ def equivariance(
 
 def masked_error(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """Sum of squared differences where the mask (H, W) is 1, and the number of values, float64 (2,)."""
-    mask = mask.expand_as(x).double()
-    return torch.stack([((x.double() - y.double()).square() * mask).sum(), mask.sum()])
+    mask = mask.expand_as(x).cpu().double()  # not every device has float64
+    return torch.stack([((x.cpu().double() - y.cpu().double()).square() * mask).sum(), mask.sum()])
 
 
 def decibels(error: Tensor) -> float:

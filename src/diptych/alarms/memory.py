@@ -30,7 +30,7 @@ def remembered(scores: Mapping[str, Tensor]) -> dict[str, float]:
     """
     if not scores:
         return {}
-    parts = {name: value.detach().double().flatten().cpu() for name, value in scores.items()}
+    parts = {name: value.detach().cpu().double().flatten() for name, value in scores.items()}
     if not all(bool(part.isfinite().all()) for part in parts.values()):
         return {}
     train, held_out = parts["train"], parts["held_out"]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from diptych.device import moved
 from diptych.model import Batch, Condition, from_uint8
 
 UInt8 = npt.NDArray[np.uint8]
@@ -94,9 +95,9 @@ class Images:
         pixels = self.pixels[order]
         if self.flip:
             pixels[mirrored] = pixels[mirrored, :, ::-1]
-        image = from_uint8(torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2))
+        image = from_uint8(moved(torch.from_numpy(pixels), device).permute(0, 3, 1, 2))
         label = self.label(order)
-        return Batch(image, Condition(label=None if label is None else label.to(device)))
+        return Batch(image, Condition(label=None if label is None else moved(label, device)))
 
 
 def _stream(seed: int, start: int, size: int, n: int) -> tuple[Int64, npt.NDArray[np.bool_]]:

@@ -102,7 +102,7 @@ class Chain:
         sigma, following = self.levels[2:], self.levels[1:-1]
         expected = (sigma / following).square().sub(1) / (SIGMA_DATA**2 + sigma.square())
         share = expected / expected.sum()
-        within = torch.special.ndtr(self.noise.normal(count).double().cpu())
+        within = torch.special.ndtr(self.noise.normal(count).cpu().double())
         place = torch.searchsorted(share.cumsum(0), (torch.arange(count) + within) / count)
         place = place.clamp_max(len(share) - 1)
         return place + 2, 1 / (count * share[place])

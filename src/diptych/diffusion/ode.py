@@ -51,7 +51,7 @@ def dormand_prince(
         now = torch.where(good & (h == end - time[rows]), end, time[rows] + h)
         time[rows] = torch.where(good, now, time[rows])
         step[rows] = h * (0.9 * error.clamp_min(1e-6) ** -0.2).clamp(0.2, 5.0)  # Hairer et al., 1993, II.4
-        if (step[rows] < 1e-7 * (end - start)).any():
+        if ((step[rows] < 1e-7 * (end - start)) & (time[rows] < end)).any():
             break
         moved, kept = here[good.to(here.device)], good.to(here.device)
         for whole, new in zip((*state, *first), (*after, *last), strict=True):

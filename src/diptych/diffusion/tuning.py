@@ -184,8 +184,8 @@ def paths(cases: Sequence[Case], levels: Sequence[float], steps: int) -> list[li
     spread = torch.cat([case.solution for case in cases]).var(0).mean().item()
     for case in cases:
         assert case.seen is not None
-        flat = case.seen.flatten(1).double()
-        products += (flat @ flat.T).cpu().numpy() / flat.shape[1] / len(cases)
+        flat = case.seen.flatten(1).cpu().double()
+        products += (flat @ flat.T).numpy() / flat.shape[1] / len(cases)
     found = []
     for kind in ("euler", "two", "trapezoid"):
         errors = step_errors(products, levels, kind) * reaches_the_end(levels, math.sqrt(spread))

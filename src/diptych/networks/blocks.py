@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diptych.networks.norm_silu import norm_silu
-from diptych.networks.unet import norm, zeroed
+from diptych.networks.unet import heads_of, norm, zeroed
 
 
 class Resample(nn.Module):
@@ -115,12 +115,6 @@ class Block(nn.Module):
         h = self.conv2(self.dropout(h))
         x = scaled(self.skip(self.resample(x)) + h, self.style.scale)
         return self.attention(x)  # type: ignore[no-any-return]
-
-
-def heads_of(c: int, size: int) -> int:
-    """How many attention heads of at least `size` channels c channels make; size 0: one."""
-    most = max(1, c // size) if size else 1
-    return next(n for n in range(most, 0, -1) if c % n == 0)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from diptych.networks.magnitude import (
     mp_weights,
     unit,
 )
+from diptych.networks.unet import heads_of
 from diptych.saveable import saveable
 
 
@@ -149,7 +150,7 @@ class Attention(nn.Module):
 
     def __init__(self, c: int, balance: float) -> None:
         super().__init__()
-        self.heads = max(1, c // 64)
+        self.heads = heads_of(c, 64)
         self.qkv, self.out = MPLinear(c, 3 * c), MPLinear(c, c)
         self.kept, self.added = mp_weights(balance)
 

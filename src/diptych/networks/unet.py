@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from diptych.errors import WrongUse
 from diptych.networks.labels import LabelEmbedding
 from diptych.networks.norm_silu import norm_silu
 from diptych.saveable import saveable
@@ -156,7 +157,7 @@ class Attention(nn.Module):
 
     def __init__(self, c: int, group: int) -> None:
         super().__init__()
-        self.heads = max(1, c // 64)
+        self.heads = heads_of(c, 64)
         self.norm = norm(c, least=group)
         # convolutions of one pixel: they stay in channels-last, and on CPUs are faster than nn.Linear
         self.qkv, self.out = nn.Conv2d(c, 3 * c, 1), zeroed(nn.Conv2d(c, c, 1))
@@ -178,12 +179,20 @@ class FourierLevel(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        if width % 2:
+            raise WrongUse(f"width must be even, not {width}", "noise levels are read as cosines and sines")
         self.register_buffer("frequencies", torch.logspace(-1, 2, width // 2), persistent=False)
 
     def forward(self, level: Tensor) -> Tensor:
         """(B,) to (B, width)."""
         angle = level.float()[:, None] * self.frequencies
         return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def heads_of(c: int, size: int) -> int:
+    """How many attention heads of at least `size` channels c channels make; size 0: one."""
+    most = max(1, c // size) if size else 1
+    return next(n for n in range(most, 0, -1) if c % n == 0)
 
 
 def norm(c: int, eps: float = 1e-5, least: int = 4) -> nn.GroupNorm:

@@ -100,7 +100,8 @@ class WindowsGuide(Guide):
         """The same windows around the denoiser, led."""
         if not isinstance(denoiser, Windows):
             raise TypeError("WindowsGuide leads Windows")
-        return rebuilt(denoiser, denoiser=self.guide.around(denoiser.denoiser, strength))
+        led: Windows = rebuilt(denoiser, denoiser=self.guide.around(denoiser.denoiser, strength))
+        return led.to(denoiser.shares.device)
 
 
 def wide(model: Model, height: int, width: int, overlap: float = 0.5) -> DiffusionModel:
