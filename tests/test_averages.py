@@ -10,6 +10,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -272,12 +273,15 @@ def test_batch_norms_know_the_weights_that_they_serve(runs: dict[str, Run]) -> N
         assert (stale / variance).log().abs().mean() > 2 * (norm.running_var / variance).log().abs().mean()
 
 
+@pytest.mark.parametrize(
+    "changes", [{"recipe": "of-somebody-else"}, {"arguments": {"width": "wide"}}], ids=["recipe", "arguments"]
+)
 def test_without_its_recipe_buffers_are_those_of_the_nearest_moment(
-    runs: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    changes: dict[str, Any], runs: dict[str, Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     twin = tmp_path / "twin"
     shutil.copytree(runs["sngan"].path, twin)
-    write_json(twin / "recipe.json", {**runs["sngan"].recipe, "recipe": "of-somebody-else"})
+    write_json(twin / "recipe.json", {**runs["sngan"].recipe, **changes})
     with caplog.at_level(logging.WARNING, "diptych"):
         model = average(twin, sigma_rel=0.15, images=30, device="cpu").model
     assert "nearest stored moment" in caplog.text

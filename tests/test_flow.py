@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,17 +14,21 @@ from torch import Tensor
 
 from conftest import made_up
 from diptych import catalog
+from diptych.data.images import DataSet
 from diptych.diffusion.denoiser import Denoiser, ScheduleDenoiser, each
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import uniform, uniform_times
 from diptych.diffusion.schedules import VE, Flow
-from diptych.errors import WrongUse
-from diptych.loop import train
+from diptych.errors import RunError, WrongUse
+from diptych.files import read_tensors, write_tensors
+from diptych.loop import build, train
 from diptych.method import Batch, Clock, Condition
+from diptych.methods import flow
 from diptych.methods.denoising import Denoising
-from diptych.methods.flow import Reflow, coupled
+from diptych.methods.flow import Pairs, Reflow, coupled
 from diptych.model import Noise
 from diptych.networks.unet import UNet
+from diptych.runs import Run
 from diptych.training import Settings
 
 
@@ -65,6 +73,36 @@ def test_pairs_are_a_noise_and_its_image() -> None:
     torch.testing.assert_close(noise[35], Noise([35]).normal(1, 2, 2)[0])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        DiffusionOptions(steps=60, sampler="ddpm", variance="large"),
+        DiffusionOptions(steps=60, sampler="edm-stochastic", churn=10.0),
+        DiffusionOptions(steps=60, sampler="ddim", eta=1.0),
+    ],
+    ids=lambda options: options.sampler,
+)
+def test_pairs_of_a_teacher_that_draws_noise_are_made_without_it(
+    options: DiffusionOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Euler's first-order steps come near to 1 + z / 2; a noise of another draw is nowhere near."""
+    with caplog.at_level(logging.WARNING, "diptych"):
+        image, noise, _ = coupled(DiffusionModel(Shift(), options), 40, batch=16)
+    torch.testing.assert_close(image, 1 + noise / 2, atol=0.2, rtol=0)
+    assert f"sampler {options.sampler} draws noise" in caplog.text
+
+
+def test_a_teacher_that_draws_noise_as_it_jumps_is_refused() -> None:
+    """A consistency model of one step makes pairs, one of several steps cannot, and no other sampler can."""
+    denoiser = Shift()
+    denoiser.jumps = True
+    jumping = DiffusionModel(denoiser, DiffusionOptions(steps=1, sampler="consistency"))
+    assert len(coupled(jumping, 3).image) == 3
+    with pytest.raises(WrongUse, match="sampler consistency draws noise on its way") as error:
+        coupled(jumping.using(steps=2), 3)
+    assert "--steps 1" in error.value.hint
+
+
 def test_reflow_has_no_error_on_lines_it_knows() -> None:
     """On pairs (z, 1 + z / 2) each noisy image has one clean one: the denoiser that knows it has no loss."""
 
@@ -74,9 +112,9 @@ def test_reflow_has_no_error_on_lines_it_knows() -> None:
             return 1 + (x - 1) / (1 + 2 * s) + 0 * self.unused
 
     teacher = DiffusionModel(Shift(), DiffusionOptions(steps=60))
-    method = Reflow(
-        Shift(), coupled(teacher, 64), lr=1e-3, options=DiffusionOptions(sampler="euler", steps=1)
-    )
+    options = DiffusionOptions(sampler="euler", steps=1)
+    method = Reflow(Shift(), partial(coupled, teacher, 64), lr=1e-3, options=options)
+    method.phases()
     torch.manual_seed(0)
     curved, _ = method.loss(Batch(torch.zeros(32, 1, 2, 2), Condition()), Clock(0, 1, 0))
     method.model.denoiser = Straight()
@@ -98,3 +136,77 @@ def test_reflow_starts_from_a_run_and_trains(tmp_path: Path) -> None:
     assert not any(key.startswith(("image", "noise")) for key in second.model().state_dict())
     with pytest.raises(WrongUse, match="makes images"):
         spec(made_up((3, 8, 8)).train, reflow=str(first.path))
+
+
+SPEC = catalog.recipe("flow")
+SHORT = Settings(budget="48-images", ticks=2, device="cpu", microbatch=4)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("teachers") / "first"
+    return train(SPEC, made_up(), out, arguments=SPEC.small, settings=SHORT)
+
+
+def told(teacher: Path) -> dict[str, Any]:
+    """The arguments of a small reflow."""
+    return {**SPEC.small, "reflow": str(teacher), "pairs": 16, "steps": 2}
+
+
+def test_pairs_are_no_buffers_and_made_for_a_training_alone(
+    teacher: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers are copied for each shard of each step; and a recipe may be built for something else."""
+    made: list[int] = []
+
+    def counted(run: str, written: float, pairs: int) -> Pairs:
+        made.append(pairs)
+        return Pairs(torch.zeros(pairs, 1, 8, 8), torch.zeros(pairs, 1, 8, 8), torch.zeros(pairs).long())
+
+    monkeypatch.setattr(flow, "coupled_of", counted)
+    SPEC(made_up().train, **told(teacher.path))
+    assert not made
+    training = build(SPEC, made_up(), told(teacher.path), SHORT, 48)
+    training.step()
+    assert made == [16]
+    assert isinstance(training.method, Reflow)
+    largest = max(buffer.numel() for buffer in training.method.buffers())
+    assert largest < training.method.pairs.image.numel() == 16 * 64
+
+
+def test_a_teacher_at_home_is_found(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As recipe.json tells of it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(teacher.path, tmp_path / "first")
+    assert SPEC(made_up().train, **told(Path("~/first"))).method is not None
+
+
+def half_trained(teacher: Path, out: Path, data: DataSet) -> None:
+    """Interrupts a reflow after its first tick."""
+
+    def stop(clock: Clock, logs: Any) -> None:
+        if clock.images > 24:  # a state was written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(SPEC, data, out, arguments=told(teacher), settings=SHORT, watch=stop)
+
+
+def test_a_teacher_that_was_trained_on_is_noticed(teacher: Run, tmp_path: Path) -> None:
+    """The pairs would be others than those of the start; a run that is done does not read them any more."""
+    data, first, out = made_up(), tmp_path / "first", tmp_path / "second"
+    shutil.copytree(teacher.path, first)
+    half_trained(first, out, data)
+    assert Run(out).checkpoints.newest is not None
+    before = (out / "recipe.json").read_bytes()
+    tensors, about = read_tensors(first / "model.safetensors")
+    write_tensors(first / "model.safetensors", {n: t + 1e-3 for n, t in tensors.items()}, about)
+    with pytest.raises(RunError, match=r"weights of --reflow .*first are others than when") as error:
+        train(SPEC, data, out, arguments=told(first), settings=SHORT)
+    assert "--force" in error.value.hint
+    assert (out / "recipe.json").read_bytes() == before
+    done = train(SPEC, data, out, arguments=told(first), settings=SHORT, force=True)
+    assert done.finished
+    assert "--reflow" in done.recipe["forced"][0]["changes"][0]
+    write_tensors(first / "model.safetensors", tensors, about)
+    assert train(SPEC, data, out, arguments=told(first), settings=SHORT).finished

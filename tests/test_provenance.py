@@ -105,6 +105,15 @@ def test_only_runs_are_hashed(tmp_path: Path) -> None:
     assert models_among({"a": str(tmp_path / "other"), "b": "", "c": 3, "d": None, "e": "no/where"}) == {}
 
 
+def test_a_model_at_home_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """recipe.json writes ~ for the home directory; a name that nobody has is no model."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.safetensors").write_bytes(b"weights")
+    found = models_among({"teacher": "~/run", "other": "~nobody-of-this-name/run"})
+    assert found == {"teacher": hashlib.sha256(b"weights").hexdigest()}
+
+
 class TestDeterministic:
     def test_is_set_and_set_back(self) -> None:
         cudnn = torch.backends.cudnn

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,64 @@ def test_force_goes_on_with_new_arguments(tmp_path: Path) -> None:
     assert again.recipe["settings"]["budget"] == "96-images"
 
 
+@pytest.mark.parametrize("budget", ["48-images", "96-images"])
+def test_what_is_forced_and_does_not_fit_leaves_the_run_as_it_was(budget: str, tmp_path: Path) -> None:
+    run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=SETTINGS)
+    before = (run.path / "recipe.json").read_bytes()
+    wider, other = {**GAN.small, "width": 16}, replace(SETTINGS, budget=budget)
+    with pytest.raises(RunError, match="does not fit this recipe"):
+        train(GAN, made_up(), run.path, arguments=wider, settings=other, force=True)
+    assert (run.path / "recipe.json").read_bytes() == before
+    assert train(GAN, made_up(), run.path, arguments=GAN.small, settings=SETTINGS).finished
+
+
+def contents(run: Run) -> dict[Path, bytes]:
+    """Every file of a run but its lock, which tells of the last process."""
+    files = (path for path in run.path.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: path.read_bytes() for path in files}
+
+
+def test_a_run_of_one_tick_is_finished_without_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be removed to save space; the last of its batches went beyond the budget."""
+    settings = replace(SETTINGS, budget="44-images", ticks=1, averages=2)
+    run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings)
+    shutil.rmtree(run.path / "checkpoints")
+    before = contents(run)
+    assert run.log()[-1]["images"] > 44
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", lambda training: pytest.fail("it is over"))
+        assert train(GAN, made_up(), run.path, arguments=GAN.small, settings=settings).finished
+    assert contents(run) == before
+    longer = replace(settings, budget="96-images")  # there is nothing to go on from
+    with pytest.raises(RunError, match="checkpoints are gone"):
+        train(GAN, made_up(), run.path, arguments=GAN.small, settings=longer, force=True)
+    assert contents(run) == before
+
+
+def test_a_run_that_was_begun_from_does_not_stop_a_resume(tmp_path: Path) -> None:
+    """It was read at the start alone: since then it may have been trained on, or be gone."""
+    first = train(GAN, made_up(), tmp_path / "first", arguments=GAN.small, settings=SETTINGS)
+    settings = replace(SETTINGS, init=str(first.path))
+
+    def stop(clock: Clock, logs: Any, after: int) -> None:
+        if clock.images > after:
+            raise KeyboardInterrupt
+
+    for name, after in (("run", 24), ("early", 0)):  # of two ticks of 24 images: the second has no state yet
+        watch = partial(stop, after=after)
+        with pytest.raises(KeyboardInterrupt):
+            train(GAN, made_up(), tmp_path / name, arguments=GAN.small, settings=settings, watch=watch)
+    longer = replace(SETTINGS, budget="96-images")
+    train(GAN, made_up(), first.path, arguments=GAN.small, settings=longer, force=True)
+    with pytest.raises(RunError, match=r"weights of --init .* are others than when .*early was started"):
+        train(GAN, made_up(), tmp_path / "early", arguments=GAN.small, settings=settings)
+    assert train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings).finished
+    shutil.rmtree(first.path)
+    assert train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings).finished
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("keep")
     with pytest.raises(RunError, match="not empty and not a run"):
@@ -219,7 +279,7 @@ def test_ticks_shorter_than_a_batch_are_not_expected(tmp_path: Path) -> None:
 
 def test_another_exam_does_not_refuse_a_resume(tmp_path: Path) -> None:
     def stop(clock: Clock, logs: Mapping[str, float]) -> None:
-        if clock.images >= 24:
+        if clock.images > 24:  # a state was written
             raise KeyboardInterrupt
 
     where = tmp_path / "run"

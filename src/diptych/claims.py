@@ -11,7 +11,7 @@ from diptych import parallel
 from diptych.checking import made, need
 from diptych.data.images import DataSet
 from diptych.errors import RunError, WrongUse
-from diptych.files import is_temporary, write_json
+from diptych.files import is_temporary
 from diptych.lock import NAME as LOCK
 from diptych.privacy import cleaned
 from diptych.probe import Plan
@@ -76,9 +76,10 @@ def other_out(run: Run) -> str:
 def claim(
     run: Run, description: Mapping[str, Any], force: bool, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What recipe.json says already, or nothing. defaults: the recipe's own.
+    """What recipe.json says already, or nothing; with `force` what it is to say. defaults: the recipe's own.
 
-    Raises RunError where it says something else and not `force`.
+    Writes nothing: whether the state fits what is forced upon it is not known yet. Raises RunError where it
+    says something else, or models that it names have changed, and not `force`.
     """
     if not (run.path / "recipe.json").exists():
         there = run.path.iterdir() if run.path.is_dir() else ()
@@ -98,6 +99,13 @@ def claim(
             f"{run.path} was made by another command:\n  " + "\n  ".join(different),
             "repeat the old arguments to resume, choose another --out, or go on with the new ones by --force",
         )
+    moved = other_models(run, recorded, description) if different or not run.finished else []
+    if moved and not force:
+        raise RunError(
+            "; ".join(moved),
+            "put back the weights of then, choose another --out, or go on with those of now by --force",
+        )
+    different = [*different, *moved]
     if not different:
         return recorded
     budget = recorded["settings"].get("budget") != description["settings"]["budget"]
@@ -107,9 +115,27 @@ def claim(
     merged = {**description, **{key: recorded[key] for key in keys}}
     seen = [line["images"] for line in run.log()[-1:]] or [0]
     merged["forced"] = [*recorded.get("forced", ()), {"after_images": seen[0], "changes": different}]
-    if not budget:
-        write_json(run.path / "recipe.json", merged)
     return merged
+
+
+def other_models(run: Run, recorded: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
+    """One line for each model that a training still reads and that has other weights than at its start.
+
+    A recipe reads what its arguments name at each start; what --init names is read before the first state
+    alone, and may be trained on, or gone, after that.
+    """
+    begun = run.checkpoints.newest is not None or bool(run.log())
+    then, now = (tree.get("weights_sha256", {}) for tree in (recorded, description))
+    old, new = ({**tree["settings"], **tree["arguments"]} for tree in (recorded, description))
+    return [
+        f"the weights of --{name} {old[name]} "
+        + ("are others than" if name in now else "are not there, which were there")
+        + f" when {run.path} was started"
+        for name in then
+        if now.get(name) != then[name]
+        and old.get(name) == new.get(name)  # another model is another argument, and told as such
+        and (name in recorded["arguments"] or not begun)
+    ]
 
 
 def check(recorded: Mapping[str, Any], file: str) -> None:

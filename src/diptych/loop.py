@@ -83,16 +83,17 @@ def train(
                 "shards": training.shards,
                 "probe": asdict(expected),
             }
-            if first:
-                if not begun:
-                    held.enter_context(locked(run.path))
-                    unclaimed(run)
+            if first and not begun:
+                held.enter_context(locked(run.path))
+                unclaimed(run)
                 write_json(run.path / "recipe.json", recorded)
         training = build(spec, data, arguments or {}, settings, recorded["images"], recorded.get("shards", 0))
         if settings.on_alarm == "firmer":
             training.method.firmer(1.0)  # raises where there are no penalties
         parallel.wait()  # until what the first process wrote is there to be read
         seconds = take_up(run, training)
+        if first and begun and recorded != run.recipe:  # only now: what is forced upon a state may not fit it
+            write_json(run.path / "recipe.json", recorded)
         training.compile()
         if examine is not None and not training.finished:
             examine = settle(run, training, examine, recorded)

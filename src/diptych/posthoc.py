@@ -173,7 +173,7 @@ class Stock:
         try:
             recorded = self.run.recipe
             return catalog.recipe(recorded["recipe"])(blank(self.model), **recorded["arguments"])
-        except (DiptychError, KeyError) as error:
+        except (DiptychError, KeyError, TypeError, ValueError, OSError) as error:  # of another version, say
             log.warning("batch norms and the like stay as at the nearest stored moment: %s", error)
             return None
 

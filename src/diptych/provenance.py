@@ -140,7 +140,9 @@ def models_among(arguments: Mapping[str, Any]) -> dict[str, str]:
     """Hashes of the weights that arguments name, by argument: a run to begin from, a teacher."""
     found = {}
     for name, value in arguments.items():
-        weights = Path(value) / "model.safetensors" if isinstance(value, str) and value else None
-        if weights is not None and weights.is_file():
+        if not isinstance(value, str) or not value:
+            continue
+        weights = Path(os.path.expanduser(value), "model.safetensors")  # recorded paths begin with ~
+        if weights.is_file():
             found[name] = file_sha256(weights)
     return found

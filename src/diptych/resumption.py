@@ -51,15 +51,17 @@ def start(run: Run, training: Training) -> float:
             f"finish it with the version that wrote it, or take its weights for a new run: --init {run.path}",
         )
     lines = run.log()
-    if len(lines) < 2:  # the first tick writes its line before its checkpoint
+    last = lines[-1] if lines else {}
+    over = bool(last.get("finished"))  # its model was written before its line
+    if over and last["images"] >= training.total:  # and no longer budget was forced upon it
+        training.images = last["images"]  # the last batch may have gone beyond the budget
+        return float(run.spent["seconds"])
+    if len(lines) < 2 and not over:  # the first tick writes its line before its checkpoint
         return begin(training)
-    if not lines[-1].get("finished"):
-        raise RunError(
-            f"{run.path} has seen {lines[-1]['images']:,} images, but its checkpoints are gone",
-            f"begin a new run from its weights: --init {run.path}; or, to start over, choose another --out",
-        )
-    training.images = training.total
-    return float(run.spent["seconds"])
+    raise RunError(
+        f"{run.path} has seen {last['images']:,} images, but its checkpoints are gone",
+        f"begin a new run from its weights: --init {run.path}; or, to start over, choose another --out",
+    )
 
 
 def resume(run: Run, training: Training) -> float:

@@ -6,8 +6,9 @@ Reflow trains again on pairs of a noise and the image that it led to, so that th
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
+import logging
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -17,14 +18,17 @@ from diptych.data.images import Images
 from diptych.diffusion.denoiser import Denoiser, ScheduleDenoiser, each
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import logit_normal_times, uniform, uniform_times
+from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.schedules import Flow
 from diptych.errors import WrongUse
-from diptych.method import Batch, Clock, Condition, Loss
+from diptych.method import Batch, Clock, Condition, Loss, Phase
 from diptych.methods.augmented import TOLD, NonLeaking
 from diptych.methods.denoising import DenoiserMethod, Denoising, by_size, load_denoiser, unet_for
 from diptych.model import Noise
 from diptych.recipe import Recipe, recipe
-from diptych.runs import load_model
+from diptych.runs import load_model, open_run
+
+log = logging.getLogger("diptych")
 
 
 class Pairs(NamedTuple):
@@ -36,26 +40,34 @@ class Pairs(NamedTuple):
 
 
 class Reflow(DenoiserMethod):
-    """Learns the straight lines between a teacher's noises and its images (Liu et al., 2022, section 2.2)."""
+    """Learns the straight lines between a teacher's noises and its images (Liu et al., 2022, section 2.2).
 
-    image: Tensor
-    noise: Tensor
-    label: Tensor
+    couple: makes the pairs, a function of the teacher; asked once a training begins.
+    """
 
-    def __init__(self, denoiser: Denoiser, pairs: Pairs, *, lr: float, options: DiffusionOptions) -> None:
+    pairs: Pairs  # no buffers: they are large, hold still, and are made again where a training is resumed
+
+    def __init__(
+        self, denoiser: Denoiser, couple: Callable[[], Pairs], *, lr: float, options: DiffusionOptions
+    ) -> None:
         super().__init__(denoiser, lr=lr, options=options)
-        for name, values in pairs._asdict().items():
-            self.register_buffer(name, values, persistent=False)  # a function of the teacher: made again
+        self.couple = couple
         self.levels = uniform_times(Flow())
+
+    def phases(self) -> Sequence[Phase]:
+        """One; and from here on the pairs lie on the method's device."""
+        device = next(self.parameters()).device
+        self.pairs = Pairs(*(values.to(device) for values in self.couple()))
+        return super().phases()
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """|v(x_s, s) - (noise - image)|^2 along x_s = (1 - s) image + s noise; the data are the teacher's."""
         n, device = batch.image.shape[0], batch.image.device
-        drawn = torch.randint(len(self.image), (n,), device=device)
-        x, eps = self.image[drawn], self.noise[drawn]
+        drawn = torch.randint(len(self.pairs.image), (n,), device=device)
+        x, eps, label = (values[drawn] for values in self.pairs)
         sigma = self.levels(n, device)
         known = self.denoiser.classes or self.denoiser.attributes
-        condition = Condition(label=self.label[drawn] if known else None)
+        condition = Condition(label=label if known else None)
         error = (self.denoiser(x + each(sigma) * eps, sigma, condition) - x).square()
         velocity = each((1 + sigma) / sigma).square() * error  # v = (x_s - x) / s
         return velocity.mean(), {"mse": error.detach().mean()}
@@ -63,9 +75,13 @@ class Reflow(DenoiserMethod):
 
 @torch.no_grad()
 def coupled(teacher: DiffusionModel, pairs: int, batch: int = 256) -> Pairs:
-    """So many pairs of a noise and the image that a teacher makes of it."""
+    """So many pairs of a noise and the image that a teacher makes of it.
+
+    Raises WrongUse where the teacher's images are not those of one noise.
+    """
     if pairs < 1:
         raise WrongUse(f"pairs must be at least 1, not {pairs}")
+    teacher = noiseless(teacher)
     device = next(teacher.parameters()).device
     images, noises, labels = [], [], []
     for start in range(0, pairs, batch):
@@ -73,14 +89,43 @@ def coupled(teacher: DiffusionModel, pairs: int, batch: int = 256) -> Pairs:
         noise, drawn = Noise(seeds, device).recorded()
         label = teacher.labels_for(list(seeds))
         images.append(teacher(noise, Condition(label=label).to(device)).cpu())
+        if len(drawn) > 1:
+            raise WrongUse(
+                f"the teacher's sampler {teacher.options.sampler} draws noise on its way, "
+                "so that no noise alone leads to an image",
+                "take a teacher whose sampler does not, or a consistency model of --steps 1",
+            )
         noises.append(drawn[0].cpu())
         labels.append(torch.zeros(len(seeds), dtype=torch.int64) if label is None else label)
-    return Pairs(torch.cat(images), torch.cat(noises), torch.cat(labels))
+    last = torch.channels_last  # as the batches of other trainings lie in memory
+    image, eps = (torch.cat(parts).contiguous(memory_format=last) for parts in (images, noises))
+    return Pairs(image, eps, torch.cat(labels))
+
+
+def noiseless(teacher: DiffusionModel) -> DiffusionModel:
+    """A teacher whose sampler draws nothing but its start: itself, or along the same noise levels by Euler.
+
+    One that jumps is left as it is: other samplers do not take it.
+    """
+    options = teacher.options
+    settled = SAMPLERS[options.sampler].deterministic
+    if teacher.denoiser.jumps or (settled and not options.eta and not options.churn):
+        return teacher
+    name = options.sampler if settled else "euler"
+    log.warning(
+        "the teacher's sampler %s draws noise on its way: the pairs are made by %s, which draws none",
+        options.sampler,
+        name,
+    )
+    return teacher.using(sampler=name, eta=None, churn=None, variance=None)
 
 
 @lru_cache(maxsize=1)
 def coupled_of(run: str, written: float, pairs: int) -> Pairs:
-    """The pairs of a run, once: a training is built several times, for the probe and for itself."""
+    """The pairs of a run, once: a training is built several times, for the probe and for itself.
+
+    written: when its model was, so that another one gets pairs of its own.
+    """
     teacher = load_model(run)
     assert isinstance(teacher, DiffusionModel)
     return coupled(teacher, pairs)
@@ -133,7 +178,8 @@ def flow(
     reflow
         A run of a diffusion model to straighten: its network is trained on between its own noises and images.
     pairs
-        How many of them are made for it before training, with the run's own sampler.
+        How many of them are made for it before training, with the run's own sampler; with euler where that
+        draws noise on its way.
     steps
         Default number of sampling steps; `--steps` at sampling overrides it.
     """
@@ -143,9 +189,9 @@ def flow(
         if augment:
             raise WrongUse("pairs of a noise and its image cannot be augmented", "--reflow without --augment")
         denoiser = load_denoiser(reflow, data)
-        written = (Path(reflow) / "model.safetensors").stat().st_mtime
-        known = coupled_of(reflow, written, pairs)
-        return Recipe(Reflow(denoiser, known, lr=lr / 4, options=options), batch=batch)
+        written = (open_run(reflow).path / "model.safetensors").stat().st_mtime
+        couple = partial(coupled_of, reflow, written, pairs)
+        return Recipe(Reflow(denoiser, couple, lr=lr / 4, options=options), batch=batch)
     told = TOLD if augment else 0
     network = unet_for(
         data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing, augments=told
