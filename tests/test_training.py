@@ -135,6 +135,9 @@ def test_force_goes_on_with_new_arguments(tmp_path: Path) -> None:
     assert again.spent["images"] == 96
     assert [line["images"] for line in again.log()][:2] == [24, 48]
     assert again.recipe["settings"]["budget"] == "96-images"
+    (forced,) = again.recipe["forced"]
+    assert forced["after_images"] == 48
+    assert "48-images, now 96-images" in forced["changes"][0]
 
 
 @pytest.mark.parametrize("budget", ["48-images", "96-images"])

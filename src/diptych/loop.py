@@ -79,6 +79,7 @@ def train(
             training = build(spec, data, arguments or {}, settings, expected.images)
             recorded = {
                 **description,
+                **recorded,  # what was forced upon the run before
                 "images": expected.images,
                 "shards": training.shards,
                 "probe": asdict(expected),
