@@ -93,6 +93,31 @@ def test_sample_sheet_array_and_folder(
     assert np.abs(one.astype(int) - pixels[6, ..., 0]).max() <= 1
 
 
+def test_a_folder_with_pictures_of_another_call_is_not_silent(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs-v1.5"  # no suffix of a file
+    usual = ["sample", str(trained), "--out", str(folder), "--steps", "1", "--seeds"]
+    assert run([*usual, "0-3"]) == 0
+    (folder / "notes.txt").write_text("no picture")
+    assert run([*usual, "0-4"]) == 0
+    assert "mixture" not in capsys.readouterr().err
+    assert run([*usual, "3-5"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "holds 3 files that are not from this call" in said
+    assert "would measure the mixture" in said
+    assert len(list(folder.glob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("verb", ["sample", "export"])
+def test_a_suffix_that_nothing_writes_is_refused(
+    verb: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([verb, str(trained), "--out", str(tmp_path / "a.xyz")]) == 2
+    assert {"sample": ".npz for an array", "export": "not an .onnx file"}[verb] in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

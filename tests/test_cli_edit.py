@@ -155,16 +155,23 @@ WRONG = {
     "restore edm photo.png --operator sharpen:2": "no operator called sharpen",
     "restore edm photo.png --operator superres:3": "cannot be made 3 times smaller",
     "restore edm photo.png --operator superres": "does not say how much",
-    "restore edm photo.png --operator superres:2": "photo.png is 8x8, but 4x4 is needed",
+    "restore edm photo.png --operator superres:2": "but 4x4 is needed\n\nhint: degrade (--degrade)",
     "restore edm photo.png --operator grey": "3 channels",
     "regions edm --map mask.png --labels 1,2,3": "has 2 greys, but there are 3 labels",
-    "regions edm --map mask.png --labels 1,44": "labels 1, 44 are out of range",
+    "regions edm --map mask.png --labels 1,44": "label 44 is out of range",
     "regions edm --map tiny.png --labels 1,2": "tiny.png is 4x4",
     "colour edm 300": "is no colour",
     "interpolate edm photo.png 3": "an image and a seed",
     "interpolate edm photo.png other.png --labels 3": "must be two classes",
     "panorama edm --height 4 --width 20": "smaller than the model's images",
 }
+
+
+def test_help_has_a_line_for_each_edit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["edit", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "mix Style mixing" in said
+    assert "direction Find directions" in said
 
 
 @pytest.mark.parametrize("text", WRONG)

@@ -80,7 +80,7 @@ def test_a_walk_of_any_family(name: str, place: Path, capsys: pytest.CaptureFixt
 
 def test_walks_beside_each_other(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        typed(place, "sample style --out grid.webp --seeds 0-11 --grid 2x3 --frames 4 --label 1 --json") == 0
+        typed(place, "sample style --out grid.webp --seeds 0-11 --tiles 2x3 --frames 4 --label 1 --json") == 0
     )
     assert json.loads(capsys.readouterr().out)["frames"] == 4
     with Image.open(place / "grid.webp") as film:
@@ -164,8 +164,8 @@ def test_directions_from_labels(place: Path, capsys: pytest.CaptureFixture[str])
 
 WRONG = {
     "sample plain --out x.gif --seeds 3": "at least 2 each",
-    "sample plain --out x.gif --seeds 0-4 --grid 2x2": "cannot be shared out",
-    "sample plain --out x.gif --grid 2": "not rows x columns",
+    "sample plain --out x.gif --seeds 0-4 --tiles 2x2": "cannot be shared out",
+    "sample plain --out x.gif --tiles 2": "not rows x columns",
     "sample plain --out x.gif --seeds 0-3 --frames 2": "as many frames",
     "sample plain --out x.gif --fps 90": "do not show 90 frames",
     "sample plain --out x.png --frames 30": "is no film",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 from conftest import made_up, newest
 from diptych import catalog, contest, loop
-from diptych.contest import Entry, Rules, duel
+from diptych.contest import SCORES, Entry, Rules, duel
 from diptych.data.images import DataSet
-from diptych.errors import Diverged
+from diptych.errors import Diverged, WrongUse
+from diptych.evaluation import PANEL
+from diptych.evaluation import SCORES as GIVEN
 from diptych.method import Clock
 from diptych.model import Model
 from diptych.probe import Plan
@@ -77,6 +80,7 @@ def test_a_whole_duel(small: DataSet, tmp_path: Path, no_stopwatch: list[int]) -
                 "flops",
             } <= point.scores.keys()
             assert {"fid", "recall"} <= point.floor.keys()
+            assert {name: e.better for name, e in point.scores.items()}.items() <= SCORES.items()
         assert all((tmp_path / picture).exists() for picture in contender.samples.values())
         assert (tmp_path / contender.neighbours).exists()
     assert record.choice.chosen is not None
@@ -88,6 +92,19 @@ def test_a_whole_duel(small: DataSet, tmp_path: Path, no_stopwatch: list[int]) -
         == record.contenders[1].points
     )
     assert no_stopwatch == [1, 6, 3]
+
+
+def test_what_is_asked_for_is_checked_before_anything_is_trained() -> None:
+    for wrong, says in (
+        ({"best": "foo"}, "no score called foo"),
+        ({"at_most": {"latency": 3.0}}, "no score called latency"),
+        ({"best": "vendi_ratio"}, "no better side"),
+        ({"at_least": {"recall": math.nan}}, "not a number"),
+    ):
+        with pytest.raises(WrongUse, match=says):
+            Rules(**wrong)  # type: ignore[arg-type]
+    measured = {score for name in (*PANEL, "speed") for score in (name, *GIVEN.get(name, ()))}
+    assert measured - catalog.metrics().keys() <= SCORES.keys() <= measured
 
 
 def test_killed_and_run_again_it_continues(small: DataSet, tmp_path: Path, no_stopwatch: list[int]) -> None:

@@ -15,7 +15,7 @@ from diptych import catalog
 from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
-from diptych.evaluation import evaluate, floor_of, measured
+from diptych.evaluation import SCORES, evaluate, floor_of, measured, metrics_named
 from diptych.exam import Exam, metric, nearest_training_images
 from diptych.features import store
 from diptych.features.extractor import Extractor, extractor
@@ -178,10 +178,22 @@ def test_too_few_images_is_an_error_that_names_how_many(
     assert "fid: FID needs 16" in caplog.text
 
 
+def test_a_score_may_be_asked_for_by_its_name(report: Report) -> None:
+    assert [metric.name for metric in metrics_named(["recall", "fid", "precision"])] == [
+        "precision_recall",
+        "fid",
+    ]
+    given = {metric.name for score in report.scores for metric in metrics_named([score])}
+    assert given == set(QUALITY)
+    assert SCORES.keys() <= catalog.metrics().keys()
+
+
 def test_wrong_uses(digits: DataSet) -> None:
     model = Replayer(digits.train)
     with pytest.raises(WrongUse, match="did you mean fid"):
         evaluate(model, digits, name="", recipe="", metrics=["fit"])
+    with pytest.raises(WrongUse, match="did you mean recall"):
+        metrics_named(["recal"])
     with pytest.raises(WrongUse, match="n is 0"):
         Exam(model, digits, n=0)
     model.image_shape = (1, 16, 16)

@@ -18,6 +18,7 @@ from diptych.diffusion.guidance import (
     Guided,
     Strength,
     Thresholded,
+    WeakGuide,
 )
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.schedules import VE
@@ -209,6 +210,32 @@ def test_bad_arguments(mixture: Mixture) -> None:
             make()
     with pytest.raises(NotMeasurable):
         mixture.moments(X, SIGMA, ASKED)
+
+
+def test_labels_out_of_range_are_named_alone(mixture: Mixture) -> None:
+    with pytest.raises(WrongUse, match="labels are 0 to 2, not 3, 5"):
+        Composed(mixture, [0, 3, 2, 5], [1.0] * 4)
+
+
+@pytest.mark.parametrize("idle", [{"negative": 1}, {"guidance_low": 0.3}, {"guidance_rescale": 0.7}])
+def test_options_of_guidance_that_do_nothing_are_not_silent(
+    mixture: Mixture, idle: dict[str, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, (name,) = DiffusionModel(mixture), idle
+    with pytest.raises(WrongUse, match=f"{name} means nothing at guidance 1"):
+        model.using(**idle)
+    model.using(guidance=2.0, **idle).using(steps=3)
+    assert not caplog.records
+    model.using(guidance=1.0, **idle)  # a sweep from 1 on
+    assert f"{name} means nothing at guidance 1" in caplog.text
+
+
+def test_what_does_nothing_depends_on_the_guide(mixture: Mixture) -> None:
+    led = DiffusionModel(mixture, guide=WeakGuide(mixture))
+    with pytest.raises(WrongUse, match="guidance_low means nothing at guidance 1"):
+        led.using(guidance_low=0.3)
+    with pytest.raises(WrongUse, match="negative means nothing to a model that has a guide"):
+        led.using(guidance=2.0, negative=1)
 
 
 def test_a_model_guides_as_its_options_say(mixture: Mixture) -> None:

@@ -27,6 +27,7 @@ LAW: dict[str, set[str]] = {
     "allowance": {"errors"},  # how much a description out of a file may build
     "saveable": {"errors", "checking", "allowance"},
     "blocks": set(),
+    "flops": set(),  # how many operations take
     "model": {"blocks", "device", "errors", "saveable"},
     "graphs": {"errors", "model"},
     # the left panel
@@ -76,7 +77,7 @@ LAW: dict[str, set[str]] = {
         "runs",
         "training",
     },
-    "probe": {"budget", "device", "parallel", "training"},
+    "probe": {"budget", "device", "flops", "parallel", "training"},
     "resumption": {"averages", "checkpoints", "errors", "files", "parallel", "runs", "training", "transfer"},
     "reactions": {"averages", "errors", "parallel", "runs", "track", "training"},
     "transfer": {"errors", "files", "fsdp", "runs", "training"},
@@ -136,7 +137,18 @@ LAW: dict[str, set[str]] = {
     "alarms": {"alarms", "data", "exam", "features", "method", "metrics", "model", "parallel"},
     "judging": {"alarms", "data", "errors", "method", "quick", "reference", "runs", "subject"},
     "quick": {"alarms", "data", "exam", "evaluation", "method", "model", "parallel"},
-    "metrics": {"exam", "features", "scores", "errors", "runs", "device", "model", "metrics", "machine"},
+    "metrics": {
+        "exam",
+        "features",
+        "flops",
+        "scores",
+        "errors",
+        "runs",
+        "device",
+        "model",
+        "metrics",
+        "machine",
+    },
     "comparison": {"errors", "scores"},
     "choice": {"errors", "checking", "scores", "comparison", "choice"},
     "report": {"errors", "checking", "privacy", "scores", "choice", "files", "report"},

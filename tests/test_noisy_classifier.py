@@ -20,6 +20,7 @@ from diptych.errors import WrongUse
 from diptych.loop import train
 from diptych.method import Batch, Clock, Condition
 from diptych.methods.noisy_classifier import ClassifierGuidance
+from diptych.metrics.cost import flops_per_image
 from diptych.model import Noise
 from diptych.networks.noisy_classifier import ADMClassifier, AttentionPool
 from diptych.runs import Run
@@ -163,6 +164,11 @@ def test_leads_a_denoiser_that_is_trained_and_leaves_it_alone(adm: Run, tmp_path
     unled = model.using(guidance=0.0).sample(range(4))
     assert torch.equal(unled, before.sample(range(4)))
     assert not torch.equal(model.sample(range(4)), unled)
+
+
+def test_what_it_costs_is_counted_through_its_gradients(led: ClassifierGuidance) -> None:
+    one, two = (flops_per_image(led.model.using(steps=steps)) for steps in (1, 2))
+    assert 0 < one < two == 2 * one
 
 
 def test_only_the_classifier_moves(adm: Run) -> None:

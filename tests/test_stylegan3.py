@@ -35,6 +35,7 @@ from diptych.networks.bands import Band, bands, layers_for, lowpass
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan3 import AliasFreeLayer, FourierInput, StyleGAN3Generator
+from diptych.training import Settings, Training
 from usual_operations import usual_form
 
 signal = pytest.importorskip("scipy.signal")
@@ -340,3 +341,33 @@ def test_exports_with_any_batch(kind: type[nn.Module], more: dict[str, object], 
     assert done.difference is not None
     assert done.difference < 1e-4
     assert done.inputs == {"noise": "float32 (batch, 16)", "label": "int64 (batch)"}
+
+
+def test_magnitudes_move_alike_in_one_shard_and_in_eight() -> None:
+    """The first layer's inputs are the same for all latents at first, so that only the decay could differ."""
+
+    def magnitudes(microbatch: int) -> Tensor:
+        torch.manual_seed(0)
+        spec, data = recipes()["stylegan3"], made_up().train
+        settings = Settings(device="cpu", microbatch=microbatch)
+        training = Training(spec(data, **spec.small), data, 1000, settings)
+        assert training.shards == (8 if microbatch else 1)
+        for layer in training.method.model.network.synthesis.stack:
+            layer.half_life = 100.0
+        training.step()
+        assert all(layer.batch == 8 for layer in training.method.model.network.synthesis.stack)
+        return training.method.model.network.synthesis.stack[0].magnitude.clone()
+
+    whole, parts = magnitudes(0), magnitudes(1)
+    assert abs(whole - 1) > 0.01
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
+
+
+def test_a_half_life_is_counted_in_images_of_the_step() -> None:
+    layer = small().train().synthesis.stack[0]  # type: ignore[union-attr, index]
+    layer.half_life, layer.batch = 64.0, 64
+    layer.observe(torch.full((8, 1, 1, 1), 2.0))
+    assert layer.magnitude.item() == pytest.approx((1 + 4) / 2)
+    layer.batch = 0  # as many as there are
+    layer.observe(torch.full((64, 1, 1, 1), 2.0))
+    assert layer.magnitude.item() == pytest.approx((2.5 + 4) / 2)

@@ -20,10 +20,11 @@ from diptych.budget import Budget
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
 from diptych.files import read_tensors, write_json
+from diptych.flops import FlopCounter
 from diptych.loop import describe, plan, train
 from diptych.method import Batch, Clock, Loss, Method, adam, constant, warmup_cosine
 from diptych.model import Model
-from diptych.probe import FlopCounter, probe
+from diptych.probe import probe
 from diptych.runs import Run
 from diptych.training import Settings, Training
 
@@ -149,6 +150,17 @@ def test_what_is_forced_and_does_not_fit_leaves_the_run_as_it_was(budget: str, t
         train(GAN, made_up(), run.path, arguments=wider, settings=other, force=True)
     assert (run.path / "recipe.json").read_bytes() == before
     assert train(GAN, made_up(), run.path, arguments=GAN.small, settings=SETTINGS).finished
+
+
+def test_force_turns_no_run_into_another_and_takes_nothing_back(tmp_path: Path) -> None:
+    run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=SETTINGS)
+    before = contents(run)
+    with pytest.raises(RunError, match="is a run of r3gan"):
+        train(EDM, made_up(), run.path, arguments=EDM.small, settings=SETTINGS, force=True)
+    shorter = replace(SETTINGS, budget="16-images")
+    with pytest.raises(RunError, match="has seen 48 images, more than the 16"):
+        train(GAN, made_up(), run.path, arguments=GAN.small, settings=shorter, force=True)
+    assert contents(run) == before
 
 
 def contents(run: Run) -> dict[Path, bytes]:
@@ -381,3 +393,18 @@ def test_the_best_weights_of_a_run_are_not_trained_on(tmp_path: Path) -> None:
         write_json(folder / "recipe.json", described)
     with pytest.raises(RunError, match="made of a run, which cannot be trained on"):
         train(EDM, made_up(), run.best, arguments=EDM.small, settings=SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("edm", {"width": -8}, "width must be at least 0"),
+        ("edm", {"width": 7}, "width must be even"),
+        ("stylegan2", {"latent": 0}, "latent must be at least 1"),
+        ("sngan", {"batch": 0}, "batch must be at least 1"),
+        ("edm", {"label_dropout": 10.0}, "from 0 to 1, not 10"),
+    ],
+)
+def test_sizes_and_shares_that_cannot_be_are_refused(name: str, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(WrongUse, match=says):
+        catalog.recipe(name)(made_up().train, **given)

@@ -93,6 +93,8 @@ def claim(
             f"{run.path} holds a model that was made of a run, which cannot be trained on",
             "begin from it by --init",
         )
+    if recorded.get("recipe", description["recipe"]) != description["recipe"]:  # nothing of it would fit
+        raise RunError(f"{run.path} is a run of {recorded['recipe']}", other_out(run))
     different = differences(recorded, description, defaults)
     if different and not force:
         raise RunError(

@@ -14,7 +14,7 @@ import torch
 from diptych import pictures
 from diptych.alarms import LEVEL
 from diptych.checking import made
-from diptych.choice import choose
+from diptych.choice import check_names, choose
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, Diverged
 from diptych.evaluation import PANEL, evaluate, floor_of
@@ -29,7 +29,7 @@ from diptych.recipe import RecipeSpec
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
-from diptych.scores import Estimate, Report, RulerCard, point_name, slug
+from diptych.scores import Better, Estimate, Report, RulerCard, point_name, slug
 from diptych.training import Settings
 
 log = logging.getLogger("diptych")
@@ -45,6 +45,17 @@ class Entry:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+# what a duel measures of each point, and which side is better: what may be asked for is known before training
+SCORES: Mapping[str, Better] = {
+    **dict.fromkeys(("fid", "fid_infinity", "kid", "near_training"), "lower"),
+    **dict.fromkeys(("precision", "recall", "density", "coverage", "vendi", "authpct"), "higher"),
+    **dict.fromkeys(("vendi_ratio", "nn_ratio", "c_t"), "neither"),
+    **dict.fromkeys(("parameters", "flops", "memory_mib"), "lower"),
+    **dict.fromkeys(("latency_ms", "latency_p95_ms", "latency_p99_ms"), "lower"),
+    "images_per_s": "higher",
+}
+
+
 @dataclass(frozen=True)
 class Rules:
     """What is the same for all contenders, and what decides."""
@@ -55,6 +66,9 @@ class Rules:
     best: str = "fid"
     at_most: Mapping[str, float] = field(default_factory=dict)
     at_least: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_names(SCORES, self.best, self.at_most, self.at_least)
 
 
 def duel(

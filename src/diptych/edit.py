@@ -195,7 +195,8 @@ def restore(
     if degrade:
         measured = degraded(operator, picture(image, found.image_shape, fit), noise)
     else:
-        measured = picture(image, operator.measured_shape, fit)
+        hint = "degrade (--degrade) where it is a whole one, to try this out; else fit (--fit crop)"
+        measured = picture(image, operator.measured_shape, fit, hint)
     return drawn(edit, seeds, label, batch, image=measured)
 
 

@@ -20,6 +20,22 @@ log = logging.getLogger("diptych")
 
 # what a duel puts side by side: quality, diversity, copying, cost
 PANEL = ("fid", "fid_infinity", "kid", "precision_recall", "density_coverage", "vendi", "copying", "cost")
+# what metrics give under other names than their own: a score may be asked for by its name too
+SCORES = {
+    "precision_recall": ("precision", "recall"),
+    "density_coverage": ("density", "coverage"),
+    "copying": ("authpct", "nn_ratio", "near_training", "c_t"),
+    "vendi": ("vendi_ratio",),
+    "diversity": ("intra_class_diversity",),
+    "classes": ("class_divergence", "modes_reached", "label_accuracy", "bin_divergence", "bins_reached"),
+    "classification_accuracy": ("cas", "cas_real"),
+    "sharpness": ("spectrum_distance", "sharpness_ratio"),
+    "bits_per_dim": ("bits_per_dim_bound",),
+    "cost": ("parameters", "flops"),
+    "speed": ("latency_ms", "latency_p95_ms", "latency_p99_ms", "memory_mib", "images_per_s"),
+    "energy": ("energy_j",),
+    "price": ("price_per_1000",),
+}
 MACHINE = ("cost", "speed", "speed_by_batch", "energy", "price")  # stand last in a table
 
 
@@ -118,15 +134,19 @@ def measured(
 
 
 def metrics_named(names: Sequence[str] | None) -> list[Metric]:
-    """These metrics, or all but the dear ones. Raises WrongUse with the nearest name where there is none."""
+    """These metrics, by their own names or their scores', or all but the dear ones.
+
+    Raises WrongUse with the nearest name where there is none.
+    """
     from diptych.catalog import metrics  # the catalog lists the metrics by importing each
 
     known = metrics()
+    giving = {score: name for name, scores in SCORES.items() for score in scores}
     for name in names or ():
-        if name not in known:
-            raise WrongUse(f"there is no metric called {name}", did_you_mean(name, list(known)))
-    if names is not None:
-        return [known[name] for name in names]
+        if name not in known and name not in giving:
+            raise WrongUse(f"there is no metric called {name}", did_you_mean(name, [*known, *giving]))
+    if names is not None:  # once each, where two are scores of one
+        return [known[name] for name in dict.fromkeys(giving.get(name, name) for name in names)]
     quality = [name for name in known if name not in MACHINE]
     usual = [*PANEL[:-1], *quality, *MACHINE]
     return [known[name] for name in dict.fromkeys(usual) if not known[name].asked_only]

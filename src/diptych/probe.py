@@ -5,18 +5,22 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from operator import truediv
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from diptych import parallel
 from diptych.budget import Budget
 from diptych.device import synchronize
+from diptych.flops import FlopCounter
 from diptych.training import Training, length
+
+Costs = list[list[float]]  # FLOPs of each phase at some moments of the schedule: see `turns`
+SPELL = 8  # steps at one moment of the schedule: an epoch's order is found once, and kept for its steps
+LEAST = 5  # steps that are timed at any rate
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,44 @@ class Plan:
     probe_steps: int
 
 
-def count_flops(training: Training, times: int = 5) -> float:
-    """FLOPs of all phases for one image, forward and backward, the mean of some moments of the schedule."""
-    with FlopCounter() as counter:
-        for i in range(times):
-            at_progress(training, (i + 0.5) / times)
-            training.step()
+def turns(training: Training, times: int = 5) -> Costs:
+    """FLOPs of each phase's turn, forward and backward, at some moments of the schedule: (moments, phases).
+
+    Each phase takes one turn at each moment, whether it is due then or not.
+    """
+    found = []
+    for moment in range(times):
+        at_progress(training, middle(moment, times))
+        with FlopCounter() as counter:
+            shards = training.my_shards(training.images)
+            ends = []
+            for index, phase in enumerate(training.phases):
+                training.take_turn(index, phase, shards, training.clock)
+                ends.append(counter.flops)
+        found.append([end - begin for begin, end in pairwise([0.0, *ends])])
+    return found
+
+
+def per_step(training: Training, costs: Costs) -> float:
+    """FLOPs of a step: each phase's as often as it is due, the mean of the moments."""
+    often = [phase.every for phase in training.phases]
+    return sum(sum(map(truediv, cost, often)) for cost in costs) / len(costs)
+
+
+def count_flops(training: Training, costs: Costs) -> float:
+    """FLOPs of all phases for one image; costs: of `turns`."""
     mine = sum(map(length, training.mine))  # of several processes, each counts its own
-    return float(counter.flops) / (times * mine)
+    return per_step(training, costs) / mine
+
+
+def due(training: Training, cost: Sequence[float]) -> float:
+    """FLOPs of the next step, of each phase's at that moment."""
+    return sum(f for phase, f in zip(training.phases, cost, strict=True) if training.steps % phase.every == 0)
+
+
+def middle(moment: int, times: int) -> float:
+    """The progress in the middle of one of so many parts of the schedule."""
+    return (moment + 0.5) / times
 
 
 def at_progress(training: Training, progress: float) -> None:
@@ -47,76 +81,50 @@ def at_progress(training: Training, progress: float) -> None:
     training.images = int(training.total * progress)
 
 
-def attention(*args: Any, **kwargs: Any) -> float:
-    """FLOPs of attention: its first arguments are query, key and value."""
-    return float(sdpa_flop_count(*(x.shape for x in args[:3])))  # type: ignore[no-untyped-call]
-
-
-def attention_backward(*args: Any, **kwargs: Any) -> float:
-    """FLOPs of its gradient: the first arguments are that of the output, query, key and value."""
-    return float(sdpa_backward_flop_count(*(x.shape for x in args[:4])))  # type: ignore[no-untyped-call]
-
-
-def convolution_backward(*args: Any, **kwargs: Any) -> float:
-    """FLOPs of a convolution's gradients: of each that is asked for, those of the convolution itself.
-
-    torch's own formula takes the weight's gradient of a grouped convolution for that of a full one.
-    """
-    grad, x, weight, transposed, (of_input, of_weight, _) = *args[:3], args[7], args[10]
-    per_value = 2 * weight[0].numel()
-    return float((x if transposed else grad).numel() * per_value * (of_input + of_weight))
-
-
-FORMULAS: dict[Any, Callable[..., float]] = {
-    **flop_registry,
-    torch.ops.aten.convolution_backward: convolution_backward,
-    # torch has formulas of the GPU's kernels only
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
-}
-
-
-class FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sums torch's own formulas over all operations.
-
-    (FlopCounterMode's module hooks break double backward.)
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if (formula := FORMULAS.get(func._overloadpacket)) is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def probe(build: Callable[[int], Training], budget: Budget, *, steps: int = 20, seconds: float = 4.0) -> Plan:
+def probe(build: Callable[[int], Training], budget: Budget, *, steps: int = 24, seconds: float = 4.0) -> Plan:
     """Times up to `steps` steps, spread over the schedule because a step's cost may change with progress.
 
     `build` makes a training of a given total length; what it makes is thrown away.
     """
     training = build(10**9)
-    flop = count_flops(training)  # these steps also warm up: they allocate
+    costs = turns(training)  # these also warm up: they allocate
     if training.settings.compile:
         training.compile()
         training.step()  # compiling takes minutes, once
-    if training.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    synchronize(training.device)
-    start, done = time.perf_counter(), 0
-    while done < steps and (done < 5 or not parallel.anywhere(time.perf_counter() - start > seconds)):
-        training.images = int(
-            10**9 * ((done * 0.618034) % 1)
-        )  # evenly over progress, however many steps there are
-        training.step()
-        done += 1
-        synchronize(training.device)
-    rate = done * training.batch / (time.perf_counter() - start)
+    reset_peak_memory(training.device)
+    done, rate = timed(training, costs, steps, seconds)
+    flop = count_flops(training, costs)
     images = budget.images(rate, flop)
     return Plan(images, images / rate, rate, flop, peak_memory(training.device), disk(training), done)
+
+
+def timed(training: Training, costs: Costs, steps: int, seconds: float) -> tuple[int, float]:
+    """Steps made in about so many seconds, and images a second, as the loop makes them: the device is waited
+    for at the end only.
+
+    Few steps may hold too many or too few turns of a lazy phase, or lie at a cheap moment,
+    so that their FLOPs say how many usual steps they are worth.
+    """
+    synchronize(training.device)
+    start, done, flops, late = time.perf_counter(), 0, 0.0, False
+    while done < steps and (done < LEAST or not late):
+        moment = (2 + 2 * (done // SPELL)) % len(costs)  # of five the middle one first, then all others
+        if done % SPELL == 0:
+            at_progress(training, middle(moment, len(costs)))
+        flops += due(training, costs[moment])
+        training.step()
+        done += 1
+        late = parallel.anywhere(time.perf_counter() - start > seconds)
+    synchronize(training.device)
+    usual = per_step(training, costs)
+    worth = flops / usual if usual and flops else done  # some methods do nothing that has a formula
+    return done, worth * training.batch / (time.perf_counter() - start)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forgets what the GPU's allocator had in use before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> float:

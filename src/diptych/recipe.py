@@ -49,6 +49,11 @@ def power_exponent(sigma_rel: float) -> float:
 by_half_life = half_life()
 
 
+SIZES = frozenset(
+    {"width", "blocks", "batch", "latent", "depth", "largest", "base", "steps"}
+)  # whole, of something
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What to train and how: everything but the data, the budget and the seed."""
@@ -91,6 +96,10 @@ class RecipeSpec:
                 raise WrongUse(
                     f"{self.name} has no argument {name!r}", did_you_mean(name, list(self.defaults))
                 )
+        for name, value in given.items():
+            if name in SIZES and type(value) is int and value < (0 if self.defaults[name] == 0 else 1):
+                least = "0, which means by the size of the images," if self.defaults[name] == 0 else "1"
+                raise WrongUse(f"{name} must be at least {least} not {value}")
         return {**self.defaults, **given}
 
     def __call__(self, data: Images, **given: Any) -> Recipe:

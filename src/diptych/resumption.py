@@ -71,9 +71,21 @@ def resume(run: Run, training: Training) -> float:
     state = run.checkpoints.read(newest)
     try:
         training.load_state_dict(state)
-        return float(state["seconds"])
+        seconds = float(state["seconds"])
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise RunError(f"{newest} does not fit this recipe: {error}") from error
+        raise RunError(f"{newest} does not fit this recipe: {shortened(error)}") from error
+    if training.images >= training.total + training.batch:
+        raise RunError(
+            f"{run.path} has seen {training.images:,} images, more than the {training.total:,} asked for",
+            "a larger --budget, or another --out",
+        )
+    return seconds
+
+
+def shortened(error: Exception, most: int = 300) -> str:
+    """What an error says; of torch's pages of tensors only the beginning."""
+    told = " ".join(str(error).split())
+    return told if len(told) <= most else f"{told[:most]} ..."
 
 
 def tidy(run: Run, images: int, keep: int) -> None:

@@ -27,6 +27,8 @@ def count_shards(batch: int, microbatch: int, processes: int, recorded: int = 0)
 
     Raises WrongUse where there are more processes than images.
     """
+    if batch < 1:
+        raise WrongUse(f"a batch has at least 1 image, not {batch}", "--batch 64, say")
     if processes > batch:
         raise WrongUse(
             f"a batch of {batch} images cannot be shared by {processes} processes",

@@ -50,7 +50,9 @@ class AutoGamma(nn.Module):
     @torch.no_grad()
     def observe(self, look: Look, clock: Clock, steps: int = 1) -> None:
         """Moves gamma by what the logits of one batch say; it stands for so many steps."""
-        gap = (look.real_logit.detach().mean() - look.fake_logit.detach().mean()).float()
+        # widened first: the gap is small beside the means, which bfloat16 would round
+        real, fake = (logit.detach().float() for logit in (look.real_logit, look.fake_logit))
+        gap = real.mean() - fake.mean()
         slow = max(self.quickest, min(clock.images / 8, clock.total / 40))
         share = min(
             0.25, steps * (clock.batch or look.real.shape[0]) / slow

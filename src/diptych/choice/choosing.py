@@ -32,7 +32,7 @@ def choose(
     constraints = {"at_most": dict(at_most), "at_least": dict(at_least)}
     if not reports:
         return Choice(best, constraints, None, sentence="There is no report to choose from.")
-    check_names(reports, best, at_most, at_least)
+    check_names(sides(reports), best, at_most, at_least)
     check_rulers(reports)
     field = Field(distinct(reports), best, [Limit(*item, 1) for item in at_most.items()])
     field.limits += [Limit(*item, -1) for item in at_least.items()]
@@ -176,20 +176,27 @@ class Field:
 
 
 def check_names(
-    reports: Sequence[Report], best: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
+    known: Mapping[str, Better], best: str, at_most: Mapping[str, float], at_least: Mapping[str, float]
 ) -> None:
-    """Raises WrongUse for an unknown score, one without a better side, or limits that cannot be meant."""
-    known = list(dict.fromkeys(name for report in reports for name in report.scores))
+    """Raises WrongUse for an unknown score, one without a better side, or limits that cannot be meant.
+
+    known: the scores that there are, and which side of each is better.
+    """
     for name in (best, *at_most, *at_least):
         if name not in known:
-            raise WrongUse(f"there is no score called {name}", did_you_mean(name, known))
-    if direction(reports, best) == "neither":
+            raise WrongUse(f"there is no score called {name}", did_you_mean(name, list(known)))
+    if known[best] == "neither":
         raise WrongUse(f"{best} has no better side: it cannot be what decides")
     for name, limit in (*at_most.items(), *at_least.items()):
         if math.isnan(limit):
             raise WrongUse(f"the limit of {name} is not a number")
         if at_least.get(name, -math.inf) > at_most.get(name, math.inf):
             raise WrongUse(f"{name} cannot be at least {at_least[name]:g} and at most {at_most[name]:g}")
+
+
+def sides(reports: Sequence[Report]) -> dict[str, Better]:
+    """Every score that one of these reports has, and which side of it is better."""
+    return {name: e.better for report in reversed(reports) for name, e in report.scores.items()}
 
 
 def distinct(reports: Sequence[Report]) -> list[Report]:

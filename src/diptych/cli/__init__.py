@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> int:
         complain(error.message, error.hint)
         return error.exit_code
     except KeyboardInterrupt:
-        complain("interrupted", "the same command again goes on from here")
+        complain("interrupted", "the same command again goes on from what was written")
         return 130
     except BrokenPipeError:
         return 1

@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 app = App(name="edit", help=VERBS["edit"])
-for latent in ("mix", "direction"):  # these are a GAN's
-    app.command(f"diptych.cli.edit_latents:{latent}", name=latent)
+LATENT = {  # these are a GAN's; help is given here, or their module would have to be imported for it
+    "mix": "Style mixing: each row's image with each column's style in some layers of a GAN.\n\n"
+    "The sources stand on the edges. Coarse layers hold pose and shape, fine ones colour and texture. For "
+    "networks with a style for each layer.",
+    "direction": "Find directions of a GAN's latent space, and move images along them.\n\n"
+    "One of --sefa 3, --jacobian 3, --from-labels DATA and --direction FILE. A row shows an image moved from "
+    "-scale to +scale; those of each direction stand together. The directions are kept beside the picture as "
+    ".npz, for --direction.",
+}
+for latent, line in LATENT.items():
+    app.command(f"diptych.cli.edit_latents:{latent}", name=latent, help=line)
 
 Run = Annotated[Path, Parameter(help="A run directory of a diffusion model.")]
 Photo = Annotated[Path, Parameter(help="The image to edit.")]

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from diptych.cli.common import Json, Options, say_on_stderr, show, with_options
+from diptych.errors import WrongUse
 
 
 def export(
@@ -26,6 +27,8 @@ def export(
     from diptych.runs import load_model
 
     say_on_stderr()
+    if out.suffix != ".onnx":
+        raise WrongUse(f"--out {out} is not an .onnx file", "--out model.onnx")
     model, _ = with_options(load_model(run, "cpu"), options)
     result = exported(model, out)
     show({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}) if as_json else print(

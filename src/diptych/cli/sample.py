@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,15 +29,15 @@ class Walk:
 
     frames: Annotated[int, Parameter(help="Of the whole loop; 0: 30 for each seed.")] = 0
     fps: Annotated[float, Parameter(help="Frames a second; a .gif has at most 50.")] = 30.0
-    grid: Annotated[
+    tiles: Annotated[
         str, Parameter(help="Rows x columns of walks beside each other, which share the seeds out.")
     ] = "1x1"
 
     def shape(self, stops: int) -> tuple[int, int]:
         """Rows and columns. Raises WrongUse where so many seeds cannot be shared out."""
-        rows, _, columns = self.grid.partition("x")
+        rows, _, columns = self.tiles.partition("x")
         if not (rows.isdecimal() and columns.isdecimal() and int(rows) * int(columns) > 0):
-            raise WrongUse(f"--grid {self.grid} is not rows x columns", "write 2x3")
+            raise WrongUse(f"--tiles {self.tiles} is not rows x columns", "write 2x3")
         walks = int(rows) * int(columns)
         if stops % walks or stops // walks < 2:
             raise WrongUse(
@@ -131,9 +132,10 @@ def sample(
 
     say_on_stderr()
     keep_buffers()
+    check_name(out)
     moving = out.suffix.lower() in pictures.MOVING
     if not moving and walk != Walk():
-        raise WrongUse(f"--out {out} is no film: --frames, --fps and --grid mean nothing", "--out walk.gif")
+        raise WrongUse(f"--out {out} is no film: --frames, --fps and --tiles mean nothing", "--out walk.gif")
     for flag, given_too in (("--graph", graph), ("--exact", exact)):
         if given_too and (moving or latents is not None):
             raise WrongUse(f"{flag} is about the sampling of seeds, nothing else", "leave it out")
@@ -219,17 +221,54 @@ def drawn(model: Model, stops: list[int], label: Tensor | None, way: Way) -> Ten
     return united(images)[: len(stops)]
 
 
-def leave(images: Tensor, names: Sequence[int], out: Path) -> None:
+SHEETS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def is_folder(out: Path) -> bool:
+    """Whether a name stands for a folder: one that is there, or no suffix; runs-v1.5 has none."""
+    return out.is_dir() or not out.suffix.strip(".") or out.suffix[1:].isdecimal()
+
+
+def check_name(out: Path) -> None:
+    """Raises WrongUse for a suffix that means nothing: before images are drawn for it."""
+    from diptych.pictures import MOVING
+
+    if not is_folder(out) and out.suffix.lower() not in (*SHEETS, ".npz", *MOVING):
+        raise WrongUse(
+            f"--out {out}: there is no way to write {out.suffix}",
+            f"{', '.join(SHEETS)} for a sheet, .npz for an array, {', '.join(MOVING)} for a walk, "
+            "no suffix for a folder",
+        )
+
+
+def warn_of_others(out: Path, names: Sequence[str]) -> None:
+    """Says how many files of a folder are not of this call: who measures it measures them too."""
+    from diptych.data.files import list_folder
+
+    others = {file.name for file in list_folder(out).files} - set(names)
+    if others:
+        logging.getLogger("diptych").warning(
+            "%s holds %d %s not from this call: `diptych evaluate %s` would measure the mixture",
+            out,
+            len(others),
+            "file that is" if len(others) == 1 else "files that are",
+            out,
+        )
+
+
+def leave(images: Tensor, seeds: Sequence[int], out: Path) -> None:
     """A sheet, an array, or a folder of pictures."""
     import numpy as np
 
     from diptych import pictures
     from diptych.latents import write_arrays
 
-    if out.suffix == ".npz":
-        write_arrays(out, {"arr_0": images.permute(0, 2, 3, 1).numpy(), "seeds": np.array(names)})
-    elif out.suffix:
-        pictures.save(pictures.sheet(images), out)
-    else:
+    if is_folder(out):
+        names = [f"{seed:06d}.png" for seed in seeds]
         for name, image in zip(names, images, strict=True):
-            pictures.save(pictures.sheet(image[None], least=1), out / f"{name:06d}.png")
+            pictures.save(pictures.sheet(image[None], least=1), out / name)
+        warn_of_others(out, names)
+    elif out.suffix.lower() == ".npz":
+        write_arrays(out, {"arr_0": images.permute(0, 2, 3, 1).numpy(), "seeds": np.array(seeds)})
+    else:
+        pictures.save(pictures.sheet(images), out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +21,8 @@ from diptych.recipe import RecipeSpec
 if TYPE_CHECKING:
     from diptych.runs import Run
 
+TOLD = ("fid", "kid", "precision", "recall", "density", "coverage")  # of an exam
+
 app = App(name="train", help=VERBS["train"], help_format="markdown")
 
 
@@ -29,8 +32,22 @@ def tell(run: Run, as_json: bool) -> None:
     if as_json:
         show(last)
         return
-    scores = "  ".join(f"{name} {value:.4g}" for name, value in last["exam"].items())
-    print(f"{run.path}: {last['images']:,} images in {last['seconds']:,.0f} s  {scores}")
+    print(f"{run.path}: {last['images']:,} images in {last['seconds']:,.0f} s")
+    if last["exam"]:
+        print(f"exam of {last.get('exam_n', 0):,} samples: {scored(last['exam'])}")
+        print(f"on more, with error bars and a floor: diptych evaluate {run.path}")
+
+
+def scored(exam: Mapping[str, float]) -> str:
+    """The scores of an exam in one line.
+
+    >>> scored({"fid": 12.34, "fid_error": 1.2, "recall": 0.5, "histogram": 1.0})
+    'fid 12.3 ± 1.2  recall 0.5'
+    """
+    told = {name: f"{name} {exam[name]:.3g}" for name in TOLD if name in exam}
+    if "fid" in told and "fid_error" in exam:
+        told["fid"] += f" ± {exam['fid_error']:.2g}"
+    return "  ".join(told.values())
 
 
 def command(spec: RecipeSpec) -> Any:

@@ -29,16 +29,17 @@ Source = str | Path | Tensor  # a file, or uint8 (C, H, W)
 GREY = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
-def picture(source: Source, shape: tuple[int, ...], fit: Fit | None = None) -> Tensor:
+def picture(source: Source, shape: tuple[int, ...], fit: Fit | None = None, hint: str = "") -> Tensor:
     """uint8 (C, H, W) in exactly this shape.
 
-    Raises WrongUse for another size or more colours, unless `fit` says how to bring it there.
+    Raises WrongUse for another size or more colours, unless `fit` says how to bring it there; hint: what a
+    caller knows to be the likelier remedy for another size.
     """
     channels, height, width = shape
     pixels = _pixels(source)
     name = source if isinstance(source, str | Path) else "the image"
     if pixels.shape[:2] != (height, width):
-        pixels = _resized(pixels, (height, width), fit, name)
+        pixels = _resized(pixels, (height, width), fit, name, hint)
     if pixels.shape[2] > channels and fit is None:
         raise WrongUse(
             f"{name} is {GREY.get(pixels.shape[2], 'odd')}, but {GREY[channels]} is needed",
@@ -104,12 +105,12 @@ def _pixels(source: Source) -> UInt8:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _resized(pixels: UInt8, size: tuple[int, int], fit: Fit | None, name: object) -> UInt8:
+def _resized(pixels: UInt8, size: tuple[int, int], fit: Fit | None, name: object, hint: str = "") -> UInt8:
     height, width = size
     if fit is None:
         raise WrongUse(
             f"{name} is {pixels.shape[0]}x{pixels.shape[1]}, but {height}x{width} is needed",
-            "fit (--fit crop, pad or stretch) brings it there",
+            hint or "fit (--fit crop, pad or stretch) brings it there",
         )
     if height == width and fit != "stretch":
         return fitted(pixels, Policy(height, fit))

@@ -161,8 +161,8 @@ class Composed(Wrapper):
             raise WrongUse("conditions are composed of labels", "this model knows none")
         if not labels or len(labels) != len(weights):
             raise WrongUse(f"there are {len(labels)} labels but {len(weights)} weights")
-        if not all(0 <= label < denoiser.classes for label in labels):
-            raise WrongUse(f"labels are 0 to {denoiser.classes - 1}, not {', '.join(map(str, labels))}")
+        if odd := [label for label in labels if not 0 <= label < denoiser.classes]:
+            raise WrongUse(f"labels are 0 to {denoiser.classes - 1}, not {', '.join(map(str, odd))}")
         self.labels, self.weights = tuple(labels), tuple(weights)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

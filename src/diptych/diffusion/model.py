@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ from diptych.diffusion.schedules import SCHEDULES, Schedule, schedule
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
 from diptych.saveable import saveable
+
+log = logging.getLogger("diptych")
+
+OF_GUIDANCE = ("negative", "guidance_low", "guidance_high", "guidance_rescale")
 
 
 @saveable
@@ -135,6 +140,29 @@ class DiffusionModel(Model):
         """Those inside the denoisers: what is around them changes with the options."""
         return [part.network for part in self.modules() if isinstance(part, NetworkDenoiser)]
 
+    def using(self, **changes: Any) -> Self:
+        """The same weights with other options. Raises WrongUse for those of guidance where nothing is guided.
+
+        Where the guidance that guides nothing is itself asked for, as by a sweep from 1 on, it is only said.
+        """
+        found = super().using(**changes)
+        usual, guidance = DiffusionOptions(), found.options.guidance
+        if self.guide is not None and changes.get("negative") is not None:
+            raise WrongUse("negative means nothing to a model that has a guide", "leave it out")
+        idle = [name for name in OF_GUIDANCE if changes.get(name) not in (None, getattr(usual, name))]
+        if not idle or guidance != self.neutral:
+            return found
+        said = f"{', '.join(idle)} {'means' if len(idle) == 1 else 'mean'} nothing at guidance {guidance:g}"
+        if "guidance" not in changes:
+            raise WrongUse(said, "--guidance 2, say")
+        log.warning("%s", said)
+        return found
+
+    @property
+    def neutral(self) -> float:
+        """The guidance that guides nothing."""
+        return 1.0 if self.guide is None else self.guide.neutral
+
     def lasting(self) -> Sequence[object]:
         """Levels and coefficients of its denoisers."""
         return [part.lasting() for part in self.modules() if isinstance(part, NetworkDenoiser)]
@@ -151,7 +179,7 @@ class DiffusionModel(Model):
         options, denoiser = self.options, self.denoiser
         if options.compose:
             denoiser = Composed(denoiser, *weighed(options.compose))
-        if options.guidance != (1 if self.guide is None else self.guide.neutral):
+        if options.guidance != self.neutral:
             bounds = (options.guidance_low, options.guidance_high)
             everywhere = bounds[0] <= 0 and bounds[1] >= 1e9
             low, high = (0.0, float("inf")) if everywhere else bounds

@@ -19,6 +19,7 @@ from diptych.data.images import Images
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, checked_rate, constant
 from diptych.model import Model
+from diptych.networks.equalized import at_least_float32
 from diptych.networks.spectral import converge
 
 Grow = Callable[[nn.Module, Clock], None]  # sets what of a network depends on the clock
@@ -190,9 +191,9 @@ class Adversarial(Method):
         return self.critic(self.augment(image), label)  # type: ignore[no-any-return]
 
     def fakes(self, batch: Batch) -> Tensor:
-        """One fake for each real, with its label."""
+        """One fake for each real, with its label, and of float32 as reals are."""
         z = torch.randn(batch.image.shape[0], self.generator.latent, device=batch.image.device)  # type: ignore[call-overload]
-        return self.generator(z, batch.condition.label)  # type: ignore[no-any-return]
+        return at_least_float32(self.generator(z, batch.condition.label))
 
     def heard(self, batch: Batch, clock: Clock) -> Batch:
         """The batch with labels as networks are told them."""

@@ -99,7 +99,7 @@ class Denoising(DenoiserMethod):
     ) -> None:
         super().__init__(denoiser, lr=lr, lr_scale=lr_scale, optimize=optimize, clip=clip, options=options)
         self.uncertainty, self.augment = uncertainty, augment
-        self.levels, self.weight, self.label_dropout = levels, weight, label_dropout
+        self.levels, self.weight, self.label_dropout = levels, weight, share("label_dropout", label_dropout)
         self.c_out = denoiser.c_out
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
@@ -114,6 +114,13 @@ class Denoising(DenoiserMethod):
         if self.uncertainty is not None:
             weighted = self.uncertainty.balance(weighted, sigma)
         return weighted.mean(), {"mse": error.detach().mean()}
+
+
+def share(name: str, value: float) -> float:
+    """The value. Raises WrongUse where it is no share of a whole."""
+    if not 0 <= value <= 1:
+        raise WrongUse(f"{name} is a share, from 0 to 1, not {value:g}", "0.1 is one in ten")
+    return value
 
 
 def unet_for(

@@ -3,7 +3,10 @@ lazy R1; neither path length regularisation nor style mixing."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
+
+from torch import nn
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.blur import Blurred, fading
@@ -12,11 +15,12 @@ from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.method import Clock
+from diptych.methods.adversarial import Adversarial, Grow, labels_of
 from diptych.methods.stylegan2 import share
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
-from diptych.networks.stylegan3 import StyleGAN3Generator
+from diptych.networks.stylegan3 import AliasFreeLayer, StyleGAN3Generator
 from diptych.recipe import Recipe, half_life, recipe
 
 Config = Literal["t", "r"]
@@ -120,6 +124,15 @@ def stylegan3(
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),
         frozen=freeze,
-        grow=fading(sigma, blur_share) if sigma and blur_share > 0 else None,
+        grow=partial(grow, blur=fading(sigma, blur_share) if sigma and blur_share > 0 else None),
     )
     return Recipe(method, batch=batch, average=half_life(batch * 312.5))
+
+
+def grow(network: nn.Module, clock: Clock, blur: Grow | None) -> None:
+    """Fades the critic's blur; tells the generator's layers how many images all shards of a step have."""
+    if blur is not None:
+        blur(network, clock)
+    for layer in network.modules():
+        if isinstance(layer, AliasFreeLayer):
+            layer.batch = clock.batch

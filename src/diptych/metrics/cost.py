@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch.utils.flop_counter import FlopCounterMode
-
 from diptych.exam import Exam, metric
+from diptych.flops import FlopCounter
 from diptych.model import Model
 from diptych.scores import Estimate
 
@@ -24,6 +23,6 @@ def cost(exam: Exam) -> Mapping[str, Estimate]:
 
 def flops_per_image(model: Model) -> float:
     """FLOPs of sampling one image, counted on a batch of two."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounter() as counter:
         model.sample(range(2), batch=2)
-    return float(counter.get_total_flops()) / 2
+    return float(counter.flops) / 2

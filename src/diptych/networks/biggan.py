@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diptych.errors import WrongUse
 from diptych.networks.dcgan import doubled
+from diptych.networks.equalized import at_least_float32, full_precision
 from diptych.networks.labels import label_vector
 from diptych.networks.r3gan import widths
 from diptych.networks.resgan import twice
@@ -222,9 +223,10 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
         """x (B, c, H, W), label (B,) int64 or (B, K)."""
-        h = F.relu(x).sum((2, 3))
-        logit: Tensor = self.linear(h).squeeze(1)
-        return logit if self.label is None else logit + (self.label(label, h.shape[0]) * h).sum(1)
+        with full_precision(x):
+            h = F.relu(at_least_float32(x)).sum((2, 3))
+            logit: Tensor = self.linear(h).squeeze(1)
+            return logit if self.label is None else logit + (self.label(label, h.shape[0]) * h).sum(1)
 
 
 def chunks(latent: int, parts: int) -> list[int]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import WrongUse
+from diptych.networks.equalized import at_least_float32, full_precision
 from diptych.networks.labels import label_vector
 from diptych.networks.r3gan import pyramid, widths
 from diptych.saveable import saveable
@@ -131,7 +132,8 @@ class DCCritic(nn.Module):
         if self.label is not None and self.join is not None:
             told = self.label(label, x.shape[0])[:, :, None, None].expand_as(x)
             x = F.leaky_relu(self.join(torch.cat([x, told], 1)), 0.2)
-        return self.project(x.flatten(1)).squeeze(1)  # type: ignore[no-any-return]
+        with full_precision(x):
+            return self.project(at_least_float32(x).flatten(1)).squeeze(1)  # type: ignore[no-any-return]
 
 
 def narrow(network: nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.networks.dit import sincos
+from diptych.networks.equalized import at_least_float32, full_precision
 from diptych.networks.labels import label_vector
 from diptych.saveable import saveable
 
@@ -131,11 +132,12 @@ class GATCritic(nn.Module):
         x = self.stem(F.pad(image, (0, -width % self.patch, 0, -height % self.patch)), self.positions)
         for block in self.blocks:
             x = block(x)
-        seen: Tensor = self.project(self.norm(x[:, 0]))
-        if self.label is None:
-            return seen.squeeze(1)
-        told: Tensor = self.label(label, seen.shape[0])
-        return (seen * told).sum(1) / math.sqrt(seen.shape[1])
+        with full_precision(x):
+            seen: Tensor = self.project(self.norm(at_least_float32(x[:, 0])))
+            if self.label is None:
+                return seen.squeeze(1)
+            told: Tensor = self.label(label, seen.shape[0])
+            return (seen * told).sum(1) / math.sqrt(seen.shape[1])
 
 
 class Stem(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diptych.networks.embedding import Sinusoids
+from diptych.networks.equalized import full_precision
 from diptych.networks.spectral import spectral
 from diptych.saveable import saveable
 
@@ -59,7 +60,8 @@ class MLPCritic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C, H, W)."""
-        return self.leave(self.enter(image.flatten(1))).squeeze(1)  # type: ignore[no-any-return]
+        with full_precision(image):
+            return self.leave(self.enter(image.flatten(1))).squeeze(1)  # type: ignore[no-any-return]
 
 
 @saveable

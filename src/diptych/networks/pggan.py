@@ -17,7 +17,9 @@ from diptych.networks.equalized import (
     EqualizedLinear,
     MinibatchStd,
     PixelNorm,
+    at_least_float32,
     fmaps,
+    full_precision,
     leaky,
 )
 from diptych.networks.r3gan import pyramid
@@ -195,11 +197,13 @@ class PGCritic(nn.Module):
                 x = leaky(self.from_image[s - 1](reduced(image))).lerp(x, share)
         conv, dense = self.end
         x = leaky(conv(self.deviation(x)))
-        seen: Tensor = self.out(leaky(dense(x.flatten(1))))
-        if self.label is None:
-            return seen.squeeze(1)
-        told: Tensor = self.label(label, seen.shape[0])
-        return (seen * told).sum(1) / math.sqrt(seen.shape[1])
+        x = leaky(dense(x.flatten(1)))
+        with full_precision(x):
+            seen: Tensor = self.out(at_least_float32(x))
+            if self.label is None:
+                return seen.squeeze(1)
+            told: Tensor = self.label(label, seen.shape[0])
+            return (seen * told).sum(1) / math.sqrt(seen.shape[1])
 
 
 class CriticBlock(nn.Module):

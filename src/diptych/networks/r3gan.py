@@ -162,10 +162,12 @@ class R3Critic(nn.Module):
         x = convolve(self.from_image, F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
         for stage in self.stages:
             x = stage(x)
-        seen: Tensor = self.project(self.basis(x).flatten(1))
-        if self.label is None:
-            return seen.squeeze(1)
-        return (seen * self.label(label, seen.shape[0])).sum(1) / math.sqrt(seen.shape[1])  # type: ignore[no-any-return]
+        x = self.basis(x).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):  # logits lose too much in 8 bits
+            seen: Tensor = self.project(x.to(self.project.weight.dtype))
+            if self.label is None:
+                return seen.squeeze(1)
+            return (seen * self.label(label, seen.shape[0])).sum(1) / math.sqrt(seen.shape[1])  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from diptych.errors import WrongUse
 from diptych.networks.dcgan import doubled
+from diptych.networks.equalized import at_least_float32, full_precision
 from diptych.networks.labels import label_vector
 from diptych.networks.r3gan import widths
 from diptych.networks.spectral import spectral
@@ -107,6 +108,7 @@ class ResCritic(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = F.relu(x)
+        x = at_least_float32(x)
         return self.head(x.sum((2, 3)) if self.normalised else x.mean((2, 3)), label)  # type: ignore[no-any-return]
 
 
@@ -125,10 +127,12 @@ class Projection(nn.Module):
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
         """features (B, c), label (B,) int64 or (B, K)."""
-        logit: Tensor = self.linear(features).squeeze(1)
-        if self.label is None:
-            return logit
-        return logit + (self.label(label, features.shape[0]) * features).sum(1)  # type: ignore[no-any-return]
+        with full_precision(features):
+            features = at_least_float32(features)
+            logit: Tensor = self.linear(features).squeeze(1)
+            if self.label is None:
+                return logit
+            return logit + (self.label(label, features.shape[0]) * features).sum(1)  # type: ignore[no-any-return]
 
 
 class LabelNorm(nn.Module):

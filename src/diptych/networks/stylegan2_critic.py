@@ -8,7 +8,15 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.networks.equalized import EqualizedConv2d, EqualizedLinear, MinibatchStd, fmaps, leaky
+from diptych.networks.equalized import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    MinibatchStd,
+    at_least_float32,
+    fmaps,
+    full_precision,
+    leaky,
+)
 from diptych.networks.filters import downsample2d, upfirdn2d
 from diptych.networks.mapping import Mapping
 from diptych.networks.modulated import resampling
@@ -83,7 +91,8 @@ class CriticEnd(nn.Module):
         assert x is not None
         x = leaky(self.conv(self.deviation(x), gain=math.sqrt(2)), self.clamp)
         x = leaky(self.dense(x.flatten(1), gain=math.sqrt(2)))
-        return self.out(x)  # type: ignore[no-any-return]
+        with full_precision(x):
+            return self.out(at_least_float32(x))  # type: ignore[no-any-return]
 
 
 @saveable

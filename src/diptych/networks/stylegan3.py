@@ -49,9 +49,13 @@ class FourierInput(nn.Module):
 
     def forward(self, style: Tensor) -> Tensor:
         """style (B, D)."""
+        with full_precision(style):  # bfloat16 would round frequencies, and move what they draw
+            return self.drawn(at_least_float32(style))
+
+    def drawn(self, style: Tensor) -> Tensor:
+        """What `forward` gives; style (B, D), of float32 or more."""
         band, c = self.band, self.band.channels
-        with full_precision(style):
-            moved = self.affine(at_least_float32(style))
+        moved = self.affine(style)
         moved = moved / moved[:, :2].square().sum(1, keepdim=True).sqrt()
         cosine, sine = moved[:, 0, None], moved[:, 1, None]
         fx, fy = self.freqs.T
@@ -76,7 +80,8 @@ class AliasFreeLayer(nn.Module):
     """Modulated convolution, bias, leaky ReLU at a higher sampling rate between two low-pass filters.
 
     image: the last layer, to colours, which is linear. radial: whether the second filter is. clamp bounds
-    what the non-linearity makes. half_life: images after which half of the past inputs are forgotten.
+    what the non-linearity makes. half_life: images after which half of the past inputs are forgotten. batch:
+    images of a whole step, to be set from outside where it falls into shards; 0: as many as come in.
     """
 
     magnitude: Tensor
@@ -98,7 +103,7 @@ class AliasFreeLayer(nn.Module):
         half_life: float,
     ) -> None:
         super().__init__()
-        self.image, self.clamp, self.half_life = image, clamp, half_life
+        self.image, self.clamp, self.half_life, self.batch = image, clamp, half_life, 0
         self.size, self.kernel = leave.size, 1 if image else kernel
         self.affine = EqualizedLinear(style, enter.channels, bias=1.0)
         self.weight = nn.Parameter(torch.randn(leave.channels, enter.channels, self.kernel, self.kernel))
@@ -155,7 +160,9 @@ class AliasFreeLayer(nn.Module):
     def observe(self, x: Tensor) -> None:
         """The running mean square of inputs, which they are divided by (section 3.2)."""
         seen = at_least_float32(x.detach()).square().mean()
-        self.magnitude.lerp_(seen.to(self.magnitude.dtype), 1 - 0.5 ** (x.shape[0] / self.half_life))
+        # by the step's batch: shards each move the magnitude as it was before, and are averaged
+        images = self.batch or x.shape[0]
+        self.magnitude.lerp_(seen.to(self.magnitude.dtype), 1 - 0.5 ** (images / self.half_life))
 
 
 class Synthesis(nn.Module):

@@ -27,9 +27,11 @@ class Regional(Wrapper):
         super().__init__(denoiser)
         if not denoiser.classes:
             raise WrongUse("regions are told apart by labels, and this model knows none")
-        if not labels or any(not 0 <= label <= denoiser.classes for label in labels):
+        odd = [label for label in labels if not 0 <= label <= denoiser.classes]
+        if odd or not labels:
+            named = f"label {odd[0]} is" if len(odd) == 1 else f"labels {', '.join(map(str, odd))} are"
             raise WrongUse(
-                f"labels {', '.join(map(str, labels)) or 'none at all'} are out of range",
+                f"{named} out of range" if odd else "regions need labels",
                 f"this model knows classes 0 to {denoiser.classes - 1}; {denoiser.classes} stands for none",
             )
         self.labels, self.shares = torch.tensor(labels, device=shares.device), shares
