@@ -23,7 +23,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """From "20M-images", "30m", "1.5h" or "5e17flop". Raises WrongUse for anything else.
+        """From "20M-images", "50s", "30m", "1.5h" or "5e17flop". Raises WrongUse for anything else.
 
         >>> Budget.parse("30m")
         Budget(amount=1800.0, unit='seconds')
@@ -38,7 +38,7 @@ class Budget:
         except ValueError:
             pass
         raise WrongUse(
-            f"budget {text!r} is not an amount of training", "write 20M-images, 30m, 1.5h or 5e17flop"
+            f"budget {text!r} is not an amount of training", "write 20M-images, 50s, 30m, 1.5h or 5e17flop"
         )
 
     def images(self, rate: float, flops: float) -> int:

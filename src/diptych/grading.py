@@ -73,6 +73,10 @@ def grade(
     """
     if not sources:
         raise WrongUse("there is nothing to measure", "name runs, folders, .npz files or pipelines")
+    if metrics is None and price is not None:
+        chosen = [*metrics_named(None), *metrics_named(["price"])]
+    else:
+        chosen = metrics_named(metrics)
     subjects, reference = open_all(
         sources, against, split=split, size=size, fit=fit, channels=channels, n=n, seed=seed, device=device
     )
@@ -80,10 +84,6 @@ def grade(
     for subject, _ in points:
         check_prompts(subject, reference.held_out.captions)
     n = common_n(n, reference, subjects)
-    if metrics is None and price is not None:
-        chosen = [*metrics_named(None), *metrics_named(["price"])]
-    else:
-        chosen = metrics_named(metrics)
     # what a machine does is the same under every ruler
     panels = [chosen, *([m for m in chosen if not m.timed] for _ in rulers[1:])]
     floors = {

@@ -90,7 +90,7 @@ class Ingest:
 class Pace:
     """How long to train, and on what."""
 
-    budget: Annotated[str, Parameter(help="20M-images, 30m, 1.5h or 5e17flop.")] = "10m"
+    budget: Annotated[str, Parameter(help="20M-images, 50s, 30m, 1.5h or 5e17flop.")] = "10m"
     seed: Annotated[int, Parameter(help="Of weights, batches and noise.")] = 0
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto"
     precision: Annotated[str, Parameter(help="auto, float32 or bfloat16.")] = "auto"
