@@ -87,6 +87,31 @@ def test_time_is_the_sum_of_its_parts(tmp_path: Path, brisk: None) -> None:
     assert found.seconds_of["checkpoints"] == 6 * 10.0
     assert found.seconds_of["start"] >= 30.0
     assert found.seconds == pytest.approx(sum(found.seconds_of.values()))
+    assert found.seconds_between == pytest.approx((found.seconds, found.seconds))
+
+
+def test_a_machine_that_others_use_is_looked_at_for_longer(
+    tmp_path: Path, brisk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every third spell at half the speed: the mean is of steps a second, between quickest and slowest."""
+    spells: list[float] = []
+    slow = forecast.some_steps
+
+    def spell(training: Any, seen: Any, clock: Any) -> None:
+        slow(training, seen, clock)
+        seen.spells[-1] = 10.0 if len(seen.spells) % 3 else 5.0
+        spells[:] = seen.spells
+
+    monkeypatch.setattr(forecast, "some_steps", spell)
+    found = foretold(made_up(), tmp_path / "run")
+    assert len(spells) == forecast.MOST
+    assert found.images_per_s == pytest.approx(8 * (10 + 10 + 5) / 3)
+    low, high = found.seconds_between
+    assert high - low == pytest.approx(480 / 8 * (1 / 5 - 1 / 10))
+    assert low < found.seconds < high
+    monkeypatch.setattr(forecast, "ALIKE", 0.1)
+    foretold(made_up(), tmp_path / "run")
+    assert forecast.FEWEST <= len(spells) < 12
 
 
 @pytest.mark.parametrize(("budget", "ticks", "every"), [(48, 2, 1), (80, 10, 3), (40, 10, 4), (41, 3, 2)])

@@ -7,7 +7,9 @@ and a few of its ticks with all that they do, in a folder beside the run's that 
 from __future__ import annotations
 
 import io
+import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +32,9 @@ from diptych.training import Settings, Training
 
 Clock = Callable[[], float]
 TICKS = 3
-SPELL = 1.5  # seconds of steps before each rehearsed tick, and after the last
+SPELL = 1.5  # seconds of steps before each rehearsed tick, and again and again after the last
+FEWEST, MOST = 8, 30  # spells: more than the fewest where their rates differ, as on a machine that others use
+ALIKE = 0.01  # the error of their mean, as a part of it, at which it is enough
 PATIENCE = 20.0  # seconds that one tick may take for it to be rehearsed again
 
 
@@ -41,6 +45,7 @@ class Forecast:
     images: int
     batch: int
     seconds: float  # all of it, from the start of the process
+    seconds_between: tuple[float, float]  # were all steps as quick as in the quickest spell, the slowest
     seconds_of: Mapping[str, float]  # start, steps, exams, sheets, checkpoints
     ticks: int
     exams: int
@@ -63,7 +68,7 @@ class Rehearsed:
     """What was seen of a training cut short."""
 
     steps: int = 0
-    seconds: float = 0.0  # of those steps
+    spells: list[float] = field(default_factory=list)  # steps a second in each
     ticks: list[dict[str, float]] = field(default_factory=list)  # seconds of each, of exam and sheet in it
     sizes: dict[str, float] = field(  # MiB of a checkpoint, of a model, of what is logged at a tick
         default_factory=lambda: {"checkpoint": 0.0, "model": 0.0, "line": 0.0}
@@ -139,7 +144,8 @@ def rehearse(
             seen.ticks.append({"seconds": seconds, **parts})
             if parallel.anywhere(seconds > PATIENCE):
                 break
-    some_steps(training, seen, clock)
+    while parallel.anywhere(not known(seen.spells)):
+        some_steps(training, seen, clock)
     if run.checkpoints.kept:  # the first process writes
         seen.sizes = {
             "checkpoint": size(*run.checkpoints.kept.values()) / len(run.checkpoints.kept),
@@ -153,7 +159,7 @@ def some_steps(training: Training, seen: Rehearsed, clock: Clock) -> None:
     """Steps all over the schedule, timed as the loop makes them: the device is waited for at the end only."""
     training.step()  # what a tick has pushed out of the caches comes back
     synchronize(training.device)
-    begun, late = clock(), False
+    begun, before, late = clock(), seen.steps, False
     while not late:
         if seen.steps % 8 == 0:  # not at each: an epoch's order is found once, and kept for its steps
             at_progress(training, (seen.steps * 0.618034) % 1)
@@ -161,7 +167,19 @@ def some_steps(training: Training, seen: Rehearsed, clock: Clock) -> None:
         seen.steps += 1
         late = parallel.anywhere(clock() - begun > SPELL)
     synchronize(training.device)
-    seen.seconds += clock() - begun
+    seen.spells.append((seen.steps - before) / (clock() - begun))
+
+
+def known(spells: Sequence[float]) -> bool:
+    """Whether spells of steps are enough of them to tell how many steps a second makes.
+
+    >>> known([1.0] * 8), known([1.0, 1.5] * 4), known([1.0, 1.5] * 15)
+    (True, False, True)
+    """
+    if not FEWEST <= len(spells) < MOST:
+        return len(spells) >= MOST
+    error = statistics.stdev(spells) / math.sqrt(len(spells))
+    return error <= ALIKE * statistics.mean(spells)
 
 
 def summed(
@@ -176,7 +194,7 @@ def summed(
     settings, batch = training.settings, training.batch
     ticks = times(training, 1)
     looks = ticks if examine is None else times(training, examine.every)
-    rate = seen.steps * batch / seen.seconds
+    rate = batch * statistics.mean(seen.spells)
     whole = -(-training.total // batch) * batch  # the last batch is a whole one
     later = seen.ticks[1:] or seen.ticks  # the first does what later ones find done
     once = seen.ticks[0]["seconds"] - mean(later, "seconds")
@@ -200,12 +218,14 @@ def summed(
         "sheets": looks * sheet,
         "logs": ticks * seen.sizes["line"],
     }
-    disk = sum(disk_of.values())
+    seconds, disk = sum(seconds_of.values()), sum(disk_of.values())
+    steps, others = whole / batch, seconds - seconds_of["steps"]
     most = disk if examine is None else disk + state
     return Forecast(
         images=whole,
         batch=batch,
-        seconds=sum(seconds_of.values()),
+        seconds=seconds,
+        seconds_between=(others + steps / max(seen.spells), others + steps / min(seen.spells)),
         seconds_of=seconds_of,
         ticks=ticks,
         exams=0 if examine is None else looks,

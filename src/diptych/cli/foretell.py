@@ -43,11 +43,12 @@ def parts(each: Forecast) -> list[list[str]]:
     images, time, memory, disk, rate, flop = summary(each)
     looks = f"{each.exams} of {each.exam_images:,} images" if each.exams else ""
     older = f"{mebibytes(each.disk_most_mib)} with a best checkpoint that is old, " if each.exams else ""
+    low, high = map(duration, each.seconds_between)
     notes = {"steps": f"{rate} images/s", "exams": looks, "checkpoints": f"{each.ticks}, with logs"}
     return [
         ["images", images, f"in batches of {each.batch}"],
         ["compute", flop, f"{large(each.flop_per_image, 'FLOP')} an image"],
-        ["time", time, "from start to end"],
+        ["time", time, f"from start to end; {low} to {high} at the speeds seen"],
         *([f"  {what}", duration(s), notes.get(what, "")] for what, s in each.seconds_of.items() if s > 0),
         ["memory", memory, "at the peak"],
         ["disk", disk, f"{older}up to {mebibytes(each.disk_peak_mib)} on the way"],
