@@ -48,6 +48,27 @@ def test_integers_stay_integers(run: Run) -> None:
     assert [report.options["steps"] for report in found.reports] == [2, 3]
 
 
+def test_names_have_places_of_their_own(run: Run, tmp_path: Path) -> None:
+    """No line joins them; the axis has names where numbers were."""
+    model, names = run.model(), ["heun", "ddim", "dpm++2m"]
+    metrics = ["fid", "precision_recall"]
+    found = sweep(
+        model, "sampler", names, options={"steps": 3}, against=made_up(n=128), n=20, metrics=metrics
+    )
+    assert [report.options["sampler"] for report in found.reports] == names
+    assert found.best["fid"] in names
+    found.save(tmp_path)
+    assert [row.split(" | ")[0] for row in (tmp_path / "sampler.md").read_text().splitlines()[2:]] == [
+        f"| {name}" for name in names
+    ]
+    root = ElementTree.fromstring((tmp_path / "sampler.svg").read_text())
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert all(texts.count(name) == 3 for name in names)  # under two panels, at the points of the third
+    assert not [p for p in root.iter("{http://www.w3.org/2000/svg}polyline") if p.get("class") == "curve"]
+    with pytest.raises(WrongUse, match="sampler"):
+        sweep(model, "sampler", ["heun", "nonsense"], against=made_up(n=128), n=20)
+
+
 def test_command_leaves_table_and_drawing(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +83,10 @@ def test_command_leaves_table_and_drawing(
     assert tree["values"] == [1, 2]
     assert "2 steps" in tree["model"]
     assert {p.name for p in (out / "sweeps").iterdir()} == {"guidance.json", "guidance.md", "guidance.svg"}
+    named = ["sweep", str(out), "--sampler", "heun,ddim", "--steps", "2", "--n", "20", "--metric", "fid"]
+    assert command([*named, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["values"] == ["heun", "ddim"]
+    assert (out / "sweeps" / "sampler.svg").exists()
     assert command(["sweep", str(out), "--steps", "2"]) == 2
     assert "given as a range" in capsys.readouterr().err
     assert command(["sweep", str(out), "--nonsense", "1:2:1"]) == 2

@@ -16,7 +16,7 @@ from diptych.posthoc import Averaged, Stock, wanted
 from diptych.runs import open_run
 from diptych.scores import Report, number
 from diptych.subject import Source, open_subject
-from diptych.sweep import MOST, Sweep, markdown
+from diptych.sweep import MOST, Sweep, Value, markdown, written
 
 log = logging.getLogger("diptych")
 
@@ -36,7 +36,7 @@ class ProfileSweep:
         return self.sweep.values.index(self.sweep.best[self.score])
 
     @property
-    def alike(self) -> list[float]:
+    def alike(self) -> list[Value]:
         """Values that a paired test cannot tell from the best, and the best itself."""
         best, reports = self.sweep.reports[self.best], self.sweep.reports
         found = zip(self.sweep.values, reports, strict=True)
@@ -46,8 +46,8 @@ class ProfileSweep:
     def verdict(self) -> str:
         """Which is best, whether that can be told, and whether it is better than the run as it is."""
         values, best = self.sweep.values, self.sweep.reports[self.best]
-        others = [f"{value:g}" for value in self.alike if value != values[self.best]]
-        first = f"{self.score} is best at sigma_rel {values[self.best]:g}: {best.scores[self.score]}"
+        others = [written(value) for value in self.alike if value != values[self.best]]
+        first = f"{self.score} is best at sigma_rel {written(values[self.best])}: {best.scores[self.score]}"
         second = (
             f"not told from it by a paired test: {', '.join(others)}" if others else "each other is worse"
         )

@@ -16,6 +16,7 @@ from diptych.scores import Estimate, Report, number, point_name
 from diptych.subject import Source, Subject, open_subject
 
 MOST = 50  # values of one sweep
+Value = float | str
 SHOWN = (("fid",), ("precision", "recall"), ("density", "coverage"))  # a panel each
 
 
@@ -24,12 +25,12 @@ class Sweep:
     """Reports of one model, one for each value of an option."""
 
     option: str
-    values: tuple[float, ...]
+    values: tuple[Value, ...]
     reports: tuple[Report, ...]
     name: str = ""  # of the model, with its other options
 
     @property
-    def best(self) -> dict[str, float]:
+    def best(self) -> dict[str, Value]:
         """For each score that has a better side, the value at which it is best."""
         found = {}
         for name, estimate in self.reports[0].scores.items():
@@ -72,34 +73,41 @@ class Sweep:
         return all(name in report.scores for report in self.reports for name in names)
 
     def _over(self, names: Sequence[str]) -> Panel:
+        texts = [value for value in self.values if isinstance(value, str)]
+        places = [v if isinstance(v, float | int) else i for i, v in enumerate(self.values)]
         lines = [
-            Line(name, [point(v, r.scores[name]) for v, r in zip(self.values, self.reports, strict=True)])
+            Line(
+                name,
+                [point(x, r.scores[name]) for x, r in zip(places, self.reports, strict=True)],
+                joined=not texts,
+            )
             for name in names
         ]
-        return Panel(" and ".join(names), self.option, lines)
+        return Panel(" and ".join(names), self.option, lines, names=texts)
 
     def _against(self, x: str, y: str) -> Panel:
         points = []
         for value, report in zip(self.values, self.reports, strict=True):
             across, up = report.scores[x], report.scores[y]
             points.append(
-                Point(across.value, up.value, f"{value:g}", up.low, up.high, across.low, across.high)
+                Point(across.value, up.value, written(value), up.low, up.high, across.low, across.high)
             )
-        return Panel(f"{y} against {x}, by {self.option}", x, [Line(self.option, points)])
+        line = Line(self.option, points, joined=not isinstance(self.values[0], str))
+        return Panel(f"{y} against {x}, by {self.option}", x, [line])
 
 
 def sweep(
     source: Source,
     option: str,
-    values: Sequence[float],
+    values: Sequence[Value],
     *,
     options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Sweep:
     """Measures a model at each value of one of its options, with the same seeds and the same real images.
 
-    options: others of its options, the same for all values. Keyword arguments are those of
-    `diptych.grading.grade` (`against`, `n`, `metrics`, `rulers`).
+    values: numbers, or names, as of samplers. options: others of its options, the same for all values.
+    Keyword arguments are those of `diptych.grading.grade` (`against`, `n`, `metrics`, `rulers`).
     Raises WrongUse for an option that the model does not have, or too many values.
     """
     if not 2 <= len(values) <= MOST:
@@ -118,8 +126,16 @@ def at(subject: Subject, changes: Mapping[str, Any]) -> Subject:
     """The subject with other options of its model, and the name that says so."""
     assert subject.model is not None
     whole = {f.name for f in fields(subject.model.options) if f.type in (int, "int")}
-    typed = {k: int(v) if k in whole and float(v).is_integer() else v for k, v in changes.items()}
+    typed = {
+        k: int(v) if k in whole and not isinstance(v, str) and float(v).is_integer() else v
+        for k, v in changes.items()
+    }
     return replace(subject, model=subject.model.using(**typed), name=point_name(subject.name, typed))
+
+
+def written(value: Value) -> str:
+    """A value as a person reads it."""
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def steps_between(text: str) -> list[float]:
@@ -155,5 +171,5 @@ def markdown(found: Sweep) -> str:
     rows = [f"| {found.option} | {' | '.join(names)} |", "|" + " ---: |" * (len(names) + 1)]
     for value, report in zip(found.values, found.reports, strict=True):
         cells = [number(report.scores[n].value) if n in report.scores else "–" for n in names]
-        rows.append(f"| {value:g} | {' | '.join(cells)} |")
+        rows.append(f"| {written(value)} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"

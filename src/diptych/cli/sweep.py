@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 from cyclopts import Parameter
 
@@ -35,14 +35,14 @@ def sweep(
 ) -> None:
     """Measure a model over the values of one of its options, and draw quality against diversity.
 
-    The option that is given as a range, --guidance 1:4:0.5 or --steps 5,10,20, is the one that is swept;
-    others (--steps 20) stay as they are. The same seeds and the same real images serve every value.
-    Started by torchrun, several processes share the sampling.
+    The option that is given as a range, --guidance 1:4:0.5, --steps 5,10,20 or --sampler heun,ddim,dpm++2m,
+    is the one that is swept; others (--steps 20) stay as they are. The same seeds and the same real images
+    serve every value. Started by torchrun, several processes share the sampling.
     """
     from diptych.device import keep_buffers
     from diptych.parallel import joined
     from diptych.subject import open_subject
-    from diptych.sweep import steps_between
+    from diptych.sweep import steps_between, written
     from diptych.sweep import sweep as swept
 
     say_on_stderr()
@@ -57,10 +57,12 @@ def sweep(
         subject = open_subject(run, device=device)
         if subject.model is None:
             raise WrongUse(f"{run} is no model: it has no options to sweep")
+        option = name.replace("-", "_")
+        words = get_type_hints(type(subject.model.options)).get(option) in (str, str | None)
         found = swept(
             subject,
-            name.replace("-", "_"),
-            steps_between(text),
+            option,
+            text.split(",") if words else steps_between(text),
             options=values_of(subject.model, {k: v for k, v in options.items() if k not in ranges}),
             against=against,
             split=split,
@@ -79,7 +81,7 @@ def sweep(
         return
     names = list(found.reports[0].scores)
     rows = [
-        [f"{value:g}", *(str(report.scores.get(score, "")) for score in names)]
+        [written(value), *(str(report.scores.get(score, "")) for score in names)]
         for value, report in zip(found.values, found.reports, strict=True)
     ]
     table(rows, [found.option, *names])

@@ -60,6 +60,7 @@ class Line:
     name: str
     points: Sequence[Point]
     dots: bool = True
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     colours: Sequence[int] = field(default_factory=tuple)  # else in the order of the lines
+    names: Sequence[str] = ()  # of the places 0, 1, ... where x counts things that are no numbers
 
 
 def figure(
@@ -127,19 +129,31 @@ def axes(panel: Panel, x: Scale, y: Scale) -> Markup:
     for value in y.ticks(5):
         parts.append(el("path", class_="grid", d=f"M{x.start:g} {y(value):.1f}H{x.end:g}"))
         parts.append(el("text", tick(value), class_="tick", x=x.start - 7, y=y(value) + 4, text_anchor="end"))
-    for value in x.ticks(5):
+    lanes = lanes_for(panel.names, x)
+    numbers = [(value, tick(value)) for value in x.ticks(5)]
+    places = [(float(i), name) for i, name in enumerate(panel.names)] or numbers
+    for i, (value, text) in enumerate(places):
+        down = y.start + 16 + 12 * (i % lanes)
         parts.append(el("path", class_="grid", d=f"M{x(value):.1f} {y.start:g}v4"))
-        parts.append(el("text", tick(value), class_="tick", x=x(value), y=y.start + 16, text_anchor="middle"))
+        parts.append(el("text", escape(text), class_="tick", x=x(value), y=down, text_anchor="middle"))
     parts.append(el("path", class_="axis", d=f"M{x.start:g} {y.start:g}H{x.end:g}"))
+    if panel.names:  # they say what x is
+        return el("g", *parts)
     parts.append(el("text", escape(panel.x), class_="title", x=x.end, y=y.start + 33, text_anchor="end"))
     return el("g", *parts)
+
+
+def lanes_for(names: Sequence[str], x: Scale) -> int:
+    """In how many rows names along an axis do not touch, two at most."""
+    room = abs(x.end - x.start) / max(1, len(names))
+    return 2 if any(6.5 * len(name) > room for name in names) else 1
 
 
 def curve(line: Line, x: Scale, y: Scale, colour: int, labels: Labels, named: bool) -> list[Markup]:
     """The line, its intervals, markers and labels."""
     points = [p for p in line.points if math.isfinite(p.x) and math.isfinite(p.y)]
     pixels = [(x(p.x), y(p.y)) for p in points]
-    parts = [polyline(pixels, "curve")] if len(pixels) > 1 else []
+    parts = [polyline(pixels, "curve")] if line.joined and len(pixels) > 1 else []
     for p, (at, up) in zip(points, pixels, strict=True):
         if p.low is not None and p.high is not None:
             parts.append(el("path", class_="bar", d=f"M{at:.1f} {y(p.low):.1f}V{y(p.high):.1f}"))
