@@ -219,3 +219,6 @@ def test_the_command_line_judges_a_run(quiet: Run, capsys: pytest.CaptureFixture
     assert (found["n"], found["calibrated"]) == (48, True)
     # 128 images of training on noise make no digits
     assert found["alarms"]["collapse"]["state"] == found["alarms"]["quality"]["state"] == "alarm"
+    asked = ["alarms", str(quiet.path), "--against", "digits", "--n", "48"]
+    assert command_line([*asked, "--fail"]) == 1
+    assert "what was seen" in capsys.readouterr().out

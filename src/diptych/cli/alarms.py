@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from diptych.cli.common import OUTPUT, RULES, Json, say_on_stderr, show, table
+
+if TYPE_CHECKING:
+    from diptych.judging import Judged
 
 
 def alarms(
@@ -23,6 +27,9 @@ def alarms(
     copies: Annotated[
         Path | None, Parameter(group=OUTPUT, help="A picture of the worst copies, where there are any.")
     ] = None,
+    fail: Annotated[
+        bool, Parameter(group=OUTPUT, negative="", help="Exit code 1 where an alarm rings, for pipelines.")
+    ] = False,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
 ) -> None:
@@ -33,6 +40,7 @@ def alarms(
     run had reached, or beside half of what real images reach.
     """
     from diptych import pictures
+    from diptych.alarms.verdict import ALARM
     from diptych.judging import judge
 
     say_on_stderr()
@@ -41,7 +49,14 @@ def alarms(
         pictures.save(pictures.sheet(found.copies, 8), copies)
     if as_json:
         show(found.to_json())
-        return
+    else:
+        say(found, level)
+    if fail and any(verdict["state"] == ALARM for verdict in found.verdicts.values()):
+        sys.exit(1)
+
+
+def say(found: Judged, level: float) -> None:
+    """A row for each alarm, and at what level they are judged."""
     rows = [
         [name, v["state"], f"{v['value']:.2f}", f"{v['limit']:.2f}", v["sentence"]]
         for name, v in found.verdicts.items()
