@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SETTINGS = Settings(budget="480-images", ticks=6, device="cpu", snapshots=2)
 @pytest.fixture
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short spells of steps: what is looked at is not their speed."""
-    monkeypatch.setattr(forecast, "SPELL", 0.05)
+    monkeypatch.setattr(forecast, "SPELL", 0.0625)
 
 
 def foretold(data: DataSet, out: Path, settings: Settings = SETTINGS, **how: Any) -> Forecast:
@@ -94,24 +95,51 @@ def test_a_machine_that_others_use_is_looked_at_for_longer(
     tmp_path: Path, brisk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every third spell at half the speed: the mean is of steps a second, between quickest and slowest."""
-    spells: list[float] = []
+    spells: list[tuple[int, float]] = []
     slow = forecast.some_steps
 
     def spell(training: Any, seen: Any, clock: Any) -> None:
         slow(training, seen, clock)
-        seen.spells[-1] = 10.0 if len(seen.spells) % 3 else 5.0
+        seen.spells[-1] = (6 if len(seen.spells) % 3 else 3, forecast.SPELL)
         spells[:] = seen.spells
 
     monkeypatch.setattr(forecast, "some_steps", spell)
     found = foretold(made_up(), tmp_path / "run")
     assert len(spells) == forecast.MOST
-    assert found.images_per_s == pytest.approx(8 * (10 + 10 + 5) / 3)
+    assert found.images_per_s == pytest.approx(8 * 5 / forecast.SPELL)
     low, high = found.seconds_between
-    assert high - low == pytest.approx(480 / 8 * (1 / 5 - 1 / 10))
+    assert high - low == pytest.approx(480 / 8 * (1 / 3 - 1 / 6) * forecast.SPELL)
     assert low < found.seconds < high
     monkeypatch.setattr(forecast, "ALIKE", 0.1)
     foretold(made_up(), tmp_path / "run")
-    assert forecast.FEWEST <= len(spells) < 12
+    assert forecast.FEWEST <= len(spells) < 15
+
+
+def test_slow_steps_are_not_waited_for_longer_than_quick_ones() -> None:
+    """Seconds count, not spells: with steps of ten spells each, the fewest there may be are enough."""
+    slow = [(1, 10 * forecast.SPELL)] * forecast.TICKS
+    assert forecast.known([*slow, slow[0]])
+    assert not forecast.known([(10, forecast.SPELL)] * (forecast.FEWEST - 1))
+    uneven = [(1, 12 * forecast.SPELL), (1, 18 * forecast.SPELL)]
+    assert not forecast.known(uneven[:1])
+    assert forecast.known(uneven)
+
+
+def test_a_rehearsal_does_not_ring(
+    tmp_path: Path, brisk: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alarms of a model that has hardly begun are no news; the level of the log is what it was."""
+    tick = forecast.loop.Loop.tick
+
+    def ringing(self: Any, before: int) -> None:
+        logging.getLogger("diptych").warning("collapse")
+        tick(self, before)
+
+    monkeypatch.setattr("diptych.loop.Loop.tick", ringing)
+    level = logging.getLogger("diptych").level
+    foretold(made_up(), tmp_path / "run")
+    assert "collapse" not in caplog.text
+    assert logging.getLogger("diptych").level == level
 
 
 @pytest.mark.parametrize(("budget", "ticks", "every"), [(48, 2, 1), (80, 10, 3), (40, 10, 4), (41, 3, 2)])

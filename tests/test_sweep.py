@@ -14,6 +14,7 @@ from diptych.cli import run as command
 from diptych.drawing import drawn_schedules, named_schedule, noised
 from diptych.errors import WrongUse
 from diptych.loop import train
+from diptych.report.lines import Line, Panel, Point, figure
 from diptych.runs import Run
 from diptych.sweep import steps_between, sweep
 from diptych.training import Settings
@@ -65,8 +66,20 @@ def test_names_have_places_of_their_own(run: Run, tmp_path: Path) -> None:
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert all(texts.count(name) == 3 for name in names)  # under two panels, at the points of the third
     assert not [p for p in root.iter("{http://www.w3.org/2000/svg}polyline") if p.get("class") == "curve"]
+    with pytest.raises(WrongUse, match="twice"):
+        sweep(model, "sampler", ["heun", "heun"], against=made_up(n=128), n=20)
     with pytest.raises(WrongUse, match="sampler"):
         sweep(model, "sampler", ["heun", "nonsense"], against=made_up(n=128), n=20)
+
+
+def test_names_keep_their_places_where_nothing_is_measured() -> None:
+    """The last of three has no number: its name still has a place of its own."""
+    line = Line("fid", [Point(0, 1.0), Point(1, 2.0), Point(2, float("nan"))], joined=False)
+    svg = str(figure("x", "x", [Panel("fid", "sampler", [line], names=["a", "b", "c"])]))
+    texts = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    places = [float(text.get("x", "nan")) for text in texts if text.text in ("a", "b", "c")]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
+    assert places[1] - places[0] > 50
 
 
 def test_command_leaves_table_and_drawing(
@@ -83,7 +96,7 @@ def test_command_leaves_table_and_drawing(
     assert tree["values"] == [1, 2]
     assert "2 steps" in tree["model"]
     assert {p.name for p in (out / "sweeps").iterdir()} == {"guidance.json", "guidance.md", "guidance.svg"}
-    named = ["sweep", str(out), "--sampler", "heun,ddim", "--steps", "2", "--n", "20", "--metric", "fid"]
+    named = ["sweep", str(out), "--sampler", "heun, ddim", "--steps", "2", "--n", "20", "--metric", "fid"]
     assert command([*named, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["values"] == ["heun", "ddim"]
     assert (out / "sweeps" / "sampler.svg").exists()

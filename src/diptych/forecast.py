@@ -7,6 +7,7 @@ and a few of its ticks with all that they do, in a folder beside the run's that 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import statistics
@@ -33,7 +34,10 @@ from diptych.training import Settings, Training
 Clock = Callable[[], float]
 TICKS = 3
 SPELL = 1.5  # seconds of steps before each rehearsed tick, and again and again after the last
-FEWEST, MOST = 8, 30  # spells: more than the fewest where their rates differ, as on a machine that others use
+FEWEST, MOST = (
+    8,
+    30,
+)  # spells' time: more than the fewest where speeds differ, as on a machine that others use
 ALIKE = 0.01  # the error of their mean, as a part of it, at which it is enough
 PATIENCE = 20.0  # seconds that one tick may take for it to be rehearsed again
 
@@ -68,7 +72,7 @@ class Rehearsed:
     """What was seen of a training cut short."""
 
     steps: int = 0
-    spells: list[float] = field(default_factory=list)  # steps a second in each
+    spells: list[tuple[int, float]] = field(default_factory=list)  # steps and seconds of each
     ticks: list[dict[str, float]] = field(default_factory=list)  # seconds of each, of exam and sheet in it
     sizes: dict[str, float] = field(  # MiB of a checkpoint, of a model, of what is logged at a tick
         default_factory=lambda: {"checkpoint": 0.0, "model": 0.0, "line": 0.0}
@@ -104,7 +108,8 @@ def forecast(
             if examine is not None:
                 examine = loop.settle(Run(folder), training, examine, recorded)
             start = clock() - begun
-            seen = rehearse(folder, training, examine, expected.flop_per_image, clock)
+            with silent():
+                seen = rehearse(folder, training, examine, expected.flop_per_image, clock)
     found = summed(training, expected.flop_per_image, seen, start, encoded(data) / 2**20, examine)
     return Forecast(**parallel.of_first(found.to_json()))
 
@@ -112,6 +117,18 @@ def forecast(
 def fork_rng() -> AbstractContextManager[None]:
     """What is drawn inside is not missed outside."""
     return torch.random.fork_rng(range(torch.cuda.device_count()))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """No warnings: what rings in a rehearsal is the alarm of a model that has hardly begun."""
+    log = logging.getLogger("diptych")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 @contextmanager
@@ -135,6 +152,7 @@ def rehearse(
     rehearsed = loop.Loop(run, training, 0.0, flop, examine, lambda clock, logs: None)
     with closing(rehearsed.tracker):
         for _ in range(TICKS):
+            training.step()  # what a tick has pushed out of the caches comes back
             some_steps(training, seen, clock)
             begun, wall = clock(), time.perf_counter()
             rehearsed.tick(-1)
@@ -144,6 +162,7 @@ def rehearse(
             seen.ticks.append({"seconds": seconds, **parts})
             if parallel.anywhere(seconds > PATIENCE):
                 break
+    training.step()
     while parallel.anywhere(not known(seen.spells)):
         some_steps(training, seen, clock)
     if run.checkpoints.kept:  # the first process writes
@@ -157,7 +176,6 @@ def rehearse(
 
 def some_steps(training: Training, seen: Rehearsed, clock: Clock) -> None:
     """Steps all over the schedule, timed as the loop makes them: the device is waited for at the end only."""
-    training.step()  # what a tick has pushed out of the caches comes back
     synchronize(training.device)
     begun, before, late = clock(), seen.steps, False
     while not late:
@@ -167,19 +185,26 @@ def some_steps(training: Training, seen: Rehearsed, clock: Clock) -> None:
         seen.steps += 1
         late = parallel.anywhere(clock() - begun > SPELL)
     synchronize(training.device)
-    seen.spells.append((seen.steps - before) / (clock() - begun))
+    seen.spells.append((seen.steps - before, clock() - begun))
 
 
-def known(spells: Sequence[float]) -> bool:
-    """Whether spells of steps are enough of them to tell how many steps a second makes.
+def known(spells: Sequence[tuple[int, float]]) -> bool:
+    """Whether spells, (steps, seconds), are enough of them to tell how many steps a second makes.
 
-    >>> known([1.0] * 8), known([1.0, 1.5] * 4), known([1.0, 1.5] * 15)
+    >>> known([(3, 1.5)] * 8), known([(3, 1.5), (2, 1.5)] * 4), known([(3, 1.5), (2, 1.5)] * 15)
     (True, False, True)
     """
-    if not FEWEST <= len(spells) < MOST:
-        return len(spells) >= MOST
-    error = statistics.stdev(spells) / math.sqrt(len(spells))
-    return error <= ALIKE * statistics.mean(spells)
+    seconds = sum(seconds for _, seconds in spells)
+    if len(spells) <= TICKS or not FEWEST * SPELL <= seconds < MOST * SPELL:
+        return seconds >= MOST * SPELL
+    rates = speeds(spells)
+    error = statistics.stdev(rates) / math.sqrt(len(rates))
+    return error <= ALIKE * statistics.mean(rates)
+
+
+def speeds(spells: Sequence[tuple[int, float]]) -> list[float]:
+    """Steps a second in each."""
+    return [steps / seconds for steps, seconds in spells]
 
 
 def summed(
@@ -192,10 +217,12 @@ def summed(
 ) -> Forecast:
     """The parts of a rehearsal, each as often as the whole training does it."""
     settings, batch = training.settings, training.batch
+    whole = -(-training.total // batch) * batch  # the last batch is a whole one
     ticks = times(training, 1)
     looks = ticks if examine is None else times(training, examine.every)
-    rate = batch * statistics.mean(seen.spells)
-    whole = -(-training.total // batch) * batch  # the last batch is a whole one
+    steps, rates = whole / batch, speeds(seen.spells)
+    timed, taken = map(sum, zip(*seen.spells, strict=True))
+    rate = batch * timed / taken
     later = seen.ticks[1:] or seen.ticks  # the first does what later ones find done
     once = seen.ticks[0]["seconds"] - mean(later, "seconds")
     exam, drawn = mean(later, "exam_seconds"), mean(later, "sheet_seconds")
@@ -219,13 +246,13 @@ def summed(
         "logs": ticks * seen.sizes["line"],
     }
     seconds, disk = sum(seconds_of.values()), sum(disk_of.values())
-    steps, others = whole / batch, seconds - seconds_of["steps"]
+    others = seconds - seconds_of["steps"]
     most = disk if examine is None else disk + state
     return Forecast(
         images=whole,
         batch=batch,
         seconds=seconds,
-        seconds_between=(others + steps / max(seen.spells), others + steps / min(seen.spells)),
+        seconds_between=(others + steps / max(rates), others + steps / min(rates)),
         seconds_of=seconds_of,
         ticks=ticks,
         exams=0 if examine is None else looks,

@@ -108,10 +108,12 @@ def sweep(
 
     values: numbers, or names, as of samplers. options: others of its options, the same for all values.
     Keyword arguments are those of `diptych.grading.grade` (`against`, `n`, `metrics`, `rulers`).
-    Raises WrongUse for an option that the model does not have, or too many values.
+    Raises WrongUse for an option that the model does not have, too many values, or one twice.
     """
     if not 2 <= len(values) <= MOST:
         raise WrongUse(f"a sweep has 2 to {MOST} values, not {len(values)}", "write --guidance 1:4:0.5")
+    if len(set(values)) < len(values):
+        raise WrongUse(f"a value of {option} is given twice", "each value is measured once")
     subject = open_subject(source, device=settings.get("device", "auto"))
     if subject.model is None:
         raise WrongUse(f"{subject.name} is no model: it has no options to sweep")

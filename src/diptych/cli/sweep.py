@@ -62,7 +62,7 @@ def sweep(
         found = swept(
             subject,
             option,
-            text.split(",") if words else steps_between(text),
+            [part.strip() for part in text.split(",")] if words else steps_between(text),
             options=values_of(subject.model, {k: v for k, v in options.items() if k not in ranges}),
             against=against,
             split=split,
