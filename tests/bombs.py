@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import doors
+from diptych.agreement import samples_differ, sheets_of
 from diptych.convert.official import convert
 from diptych.data import open_data
 from diptych.files import read_json, read_tensors
@@ -153,6 +154,22 @@ def text(name: str, make: Callable[[], str]) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(make()) and None
 
 
+def sheet(make: Callable[[], bytes]) -> Callable[[Path], None]:
+    """A stranger's sheet of samples, beside that of a repetition."""
+
+    def lay(folder: Path) -> None:
+        for name, data in (("then", make()), ("now", doors.picture("PNG", 1))):
+            (folder / name).mkdir()
+            (folder / name / "000000000008.png").write_bytes(data)
+
+    return lay
+
+
+def compare_sheets(folder: Path) -> None:
+    """The sheets of a run and of its repetition."""
+    samples_differ(sheets_of(folder / "then", 8), sheets_of(folder / "now", 8))
+
+
 def open_all(folder: Path) -> None:
     """The sources in a folder."""
     doors.opened(folder)
@@ -170,6 +187,7 @@ def tensors(head: bytes, size: int | None = None) -> Callable[[Path], None]:
 
 
 UNET = ("denoiser", "network")
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n%%EndComments\nshowpage\n"
 MEMO = b"\x80\x02}r\xff\xff\xff\x7f."
 BOMBS: Mapping[str, Bomb] = {
     "80 million pixels": (large_picture, open_all),
@@ -213,6 +231,8 @@ BOMBS: Mapping[str, Bomb] = {
     "lists without end": (pickle(b"\x80\x02" + b"]" * 30_000_000), lambda f: convert(f / "network.pkl")),
     "header of 2^63": (tensors(b"{}", 2**63), lambda folder: read_tensors(folder / "a.safetensors")),
     "header of 90 MB": (tensors(b"{}" + b" " * 90_000_000), lambda f: read_tensors(f / "a.safetensors")),
+    "sheet in PostScript": (sheet(lambda: POSTSCRIPT), compare_sheets),
+    "sheet of 10^10 pixels": (sheet(lambda: png(10**5, 10**5, packed(1 << 20))), compare_sheets),
     "weights elsewhere": (
         lambda folder: absurd("gan", "class", value="diptych.pretrained:Pretrained")(folder),
         lambda folder: load_model(folder / "gan", "cpu"),

@@ -24,6 +24,7 @@ import official
 from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.latent import LatentModel
+from diptych.agreement import compared
 from diptych.choice import choose
 from diptych.claims import claim, describe
 from diptych.cli.common import reports_in
@@ -43,6 +44,7 @@ from diptych.networks.r3gan import R3Generator
 from diptych.networks.unet import UNet
 from diptych.pretrained import trusted_index
 from diptych.report.record import DuelRecord
+from diptych.rerun import circumstances, repeatable, settings_of
 from diptych.resumption import take_up
 from diptych.runs import Run, load_model, open_run, save_model
 from diptych.scores import Estimate, Report, RulerCard
@@ -396,6 +398,22 @@ def resume(folder: Path) -> None:
         take_up(Run(place), build(spec, data, SMALL, BRIEF, recorded["images"], recorded.get("shards", 0)))
 
 
+def repeated(folder: Path) -> list[Path]:
+    """A run and its repetition: what the run recorded is damaged, and its sheets of samples."""
+    train(catalog.recipe("r3gan"), set_of_noise(), folder / "run", arguments=SMALL, settings=BRIEF)
+    shutil.copytree(folder / "run", folder / "again")
+    sheets = sorted((folder / "run" / "samples").glob("0*.png"))
+    return [folder / "run" / "recipe.json", folder / "run" / "log.jsonl", *sheets]
+
+
+def compare(folder: Path) -> None:
+    """As `diptych rerun` does, once it has trained."""
+    found, again = open_run(folder / "run"), Run(folder / "again")
+    recorded = repeatable(found)
+    settings_of(recorded, "cpu")
+    compared(found, again, set_of_noise(), circumstances(recorded, again.recipe)).to_json()
+
+
 def latents(folder: Path) -> list[Path]:
     """Latents and directions of a generator."""
     save_model(gan(), folder / "gan")
@@ -483,6 +501,7 @@ OTHERS: Mapping[str, Door] = {
         Door("reports", reports, read_reports, JSON * 9),
         Door("run", run, read_run, (*JSON, mutations.json_lines)),
         Door("resume", trained, resume, (mutations.json_text, mutations.json_lines, mutations.safetensors)),
+        Door("rerun", repeated, compare, (mutations.json_text, mutations.json_lines, mutations.png)),
         Door("latents", latents, read_latents, (mutations.npy, mutations.zipped)),
         Door(
             "official pickles", pickles, lambda folder: convert(folder / "network.pkl"), (mutations.pickled,)

@@ -79,7 +79,7 @@ LAW: dict[str, set[str]] = {
     },
     "probe": {"budget", "device", "flops", "parallel", "training"},
     "resumption": {"averages", "checkpoints", "errors", "files", "parallel", "runs", "training", "transfer"},
-    "reactions": {"averages", "errors", "parallel", "runs", "track", "training"},
+    "reactions": {"alarms", "averages", "errors", "parallel", "runs", "track", "training"},
     "transfer": {"errors", "files", "fsdp", "runs", "training"},
     "loop": {
         "privacy",
@@ -135,7 +135,8 @@ LAW: dict[str, set[str]] = {
     },
     "reference": {"checking", "errors", "data", "subject", "exam", "runs", "files", "model"},
     "alarms": {"alarms", "data", "exam", "features", "method", "metrics", "model", "parallel"},
-    "judging": {"alarms", "data", "errors", "method", "quick", "reference", "runs", "subject"},
+    "judging": {"alarms", "data", "errors", "evaluation", "method", "privacy", "quick", "reference", "runs"}
+    | {"subject"},
     "quick": {"alarms", "data", "exam", "evaluation", "method", "model", "parallel"},
     "metrics": {
         "exam",
@@ -154,8 +155,29 @@ LAW: dict[str, set[str]] = {
     "report": {"errors", "checking", "privacy", "scores", "choice", "files", "report"},
     "exporter": {"errors", "model", "runs", "data", "saveable", "files", "exporter"},
     # where the panels meet
-    "agreement": {"data", "evaluation", "files", "provenance", "quick", "runs", "scores"},
-    "rerun": {"agreement", "catalog", "claims", "data", "errors", "files", "loop", "method", "parallel"}
+    "agreement": {
+        "checking",
+        "data",
+        "errors",
+        "evaluation",
+        "files",
+        "provenance",
+        "quick",
+        "runs",
+        "scores",
+    },
+    "rerun": {
+        "agreement",
+        "catalog",
+        "checking",
+        "claims",
+        "data",
+        "errors",
+        "files",
+        "loop",
+        "method",
+        "parallel",
+    }
     | {"provenance", "quick", "runs", "track", "training"},
     "sweep": {"errors", "files", "grading", "report", "scores", "subject"},
     "posthoc": {"averages", "budget", "catalog", "data", "errors", "files", "method", "model", "profiles"}

@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from diptych import catalog
-from diptych.agreement import lines_differ, samples_differ
 from diptych.cli import run as cli
 from diptych.data import open_data
-from diptych.errors import DataError, RunError
+from diptych.errors import Alarmed, DataError, RunError
 from diptych.files import read_json, write_json
 from diptych.loop import train
 from diptych.quick import QuickExam
 from diptych.rerun import rerun, runs_in
 from diptych.runs import Run, open_run
 from diptych.training import Settings
+from test_reactions import PLAN, Alarming
 
 GAN = catalog.recipe("r3gan")
 SETTINGS = Settings(budget="48-images", ticks=3, device="cpu", seed=3)
@@ -55,7 +54,9 @@ def test_a_run_is_repeated_bit_for_bit(
 ) -> None:
     out = tmp_path / "again"
     assert cli(["rerun", str(finished.path), "--out", str(out)]) == 0
-    assert "bit for bit: weights, 3 lines of the log, samples" in " ".join(capsys.readouterr().out.split())
+    assert "bit for bit: weights, 3 lines of the log, 3 sheets of samples" in " ".join(
+        capsys.readouterr().out.split()
+    )
     again = Run(out)
     assert again.log()[-1]["weights_sha256"] == finished.log()[-1]["weights_sha256"]
     assert again.recipe["exam"] == finished.recipe["exam"]
@@ -161,20 +162,97 @@ def test_threads_are_those_of_then(finished: Run, tmp_path: Path, monkeypatch: p
     assert torch.get_num_threads() == 1
 
 
-def test_the_first_line_that_differs() -> None:
-    line = {"images": 8, "seconds": 1.0, "losses": {"a": 1.0, "b": float("nan")}, "alarms": {"x": {"p": 1}}}
-    assert lines_differ([line], [{**line, "seconds": 2.0, "more": 1}]) == ""
-    other = {**line, "losses": {"a": 1.0, "b": 2.0}}
-    assert lines_differ([line, line], [line, other]).startswith("line 2, after 8 images, has losses.b nan")
-    assert lines_differ([line], [{**line, "alarms": {"x": {"p": 2}}}]).endswith("alarms.x.p 1 then, 2 now")
-    assert "has 0 lines, not 1" in lines_differ([line], [])
+def test_entries_of_another_version_are_circumstances(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stripped(name: str, **versions: str) -> Path:
+        run = copied(finished, tmp_path / name, versions={**finished.recipe["versions"], **versions})
+        lines = [{k: v for k, v in line.items() if k != "weights_sha256"} for line in finished.log()]
+        (run.path / "log.jsonl").write_text("".join(json.dumps({**line, "old": 1}) + "\n" for line in lines))
+        return run.path
+
+    out = tmp_path / "again"
+    agreement = rerun(Run(stripped("same")), out)
+    assert not agreement.exact
+    assert agreement.log == "line 1, after 16 images, has old 1 then, none now"
+    older = stripped("older", source_sha256="0" * 64)
+    assert cli(["rerun", str(older), "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "3 sheets of samples what was otherwise source_sha256: 000" in said
+    assert "the log has these entries then alone: old" in said
+    assert "the log has these entries now alone: weights_sha256" in said
 
 
-def test_how_far_samples_are_apart(tmp_path: Path) -> None:
-    for name, level in (("a", 100), ("b", 103)):
-        (tmp_path / name).mkdir()
-        for i in (1, 2):
-            pixels = np.full((4, 4), level if i == 2 else 50, np.uint8)
-            Image.fromarray(pixels).save(tmp_path / name / f"{i:012d}.png")
-    assert samples_differ(tmp_path / "a", tmp_path / "b") == "1 of 2 sheets differ, by up to 3 levels of 255"
-    assert samples_differ(tmp_path / "a", tmp_path / "a") == ""
+def test_a_run_without_sheets_is_not_said_to_have_the_same(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    bare, out = copied(finished, tmp_path / "bare"), tmp_path / "again"
+    shutil.rmtree(bare.path / "samples")
+    assert cli(["rerun", str(bare.path), "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["exact"], found["sheets"], found["samples"]) == (True, 0, "")
+    assert cli(["rerun", str(bare.path), "--out", str(out)]) == 0
+    assert "no sheets of samples" in " ".join(capsys.readouterr().out.split())
+    shutil.rmtree(out / "samples")
+    assert cli(["rerun", str(finished.path), "--out", str(out)]) == 1
+    assert "the repetition lacks 3 of 3 sheets" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("on_alarm", "rings", "calls", "lines"),
+    [
+        ("stop", (64,), 1, 4),  # stopped
+        ("stop", (64, 96), 2, 6),  # let go on, and stopped once more
+        ("stop", (64, 96), 3, 8),  # and let go on to the end
+        ("rollback", (64, 80, 96, 112), 1, 7),  # back as often as may be, and then stopped
+    ],
+)
+def test_runs_that_an_alarm_stopped(
+    on_alarm: str,
+    rings: tuple[int, ...],
+    calls: int,
+    lines: int,
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = replace(SETTINGS, budget="128-images", ticks=8, on_alarm=on_alarm)
+    how: dict[str, Any] = {"arguments": {**GAN.small, "batch": 16}, "settings": settings}
+    data, place = open_data(str(source)), tmp_path / "run"
+    for _ in range(calls):
+        try:
+            train(GAN, data, place, examine=Alarming(rings), expected=PLAN, **how)
+        except Alarmed:
+            assert not Run(place).finished
+    assert Run(place).finished == (lines == 8)
+    monkeypatch.setattr("diptych.rerun.QuickExam", lambda data, **terms: Alarming(rings))
+    for _ in range(2):  # once it is there, the same call compares it again
+        agreement = rerun(Run(place), tmp_path / "again")
+        assert agreement.exact
+        assert agreement.lines == len(Run(tmp_path / "again").log()) == lines
+
+
+def test_what_a_stranger_may_have_written(finished: Run, tmp_path: Path) -> None:
+    recorded = dict(finished.recipe)
+    wrong: list[dict[str, Any]] = [
+        {"machine": {"threads": 0}},
+        {"machine": []},
+        {"weights_sha256": 5},
+        {"forced": [{"changes": 3}]},
+        {"settings": {**recorded["settings"], "seed": "x"}},
+        {"data": {**recorded["data"], "train_sha256": None}},
+        {"data": {**recorded["data"], "arguments": {"size": "x"}}},
+    ]
+    for i, change in enumerate(wrong):
+        with pytest.raises(RunError, match="cannot be read"):
+            rerun(copied(finished, tmp_path / str(i), **change), tmp_path / "again")
+    place = tmp_path / "written"
+    card = {**recorded["data"], "arguments": {**recorded["data"]["arguments"], "cache": str(place)}}
+    assert rerun(copied(finished, tmp_path / "cache", data=card), tmp_path / "again").exact
+    assert not place.exists()
+    lines = [{k: v for k, v in line.items() if k != "finished"} for line in finished.log()]
+    bare = copied(finished, tmp_path / "bare")
+    (bare.path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "has finished none then" in rerun(bare, tmp_path / "again").log

@@ -66,11 +66,18 @@ def rerun(
 
 def told(found: Agreement) -> str:
     """An agreement in lines."""
+    sheets = f"{found.sheets or 'no'} sheet{'' if found.sheets == 1 else 's'} of samples"
     if found.exact:
-        head = f"{found.again} is {found.run} again, bit for bit"
-        return f"{head}: weights, {found.lines} lines of the log, samples"
-    lines = [f"{found.again} is not {found.run} bit for bit"]
-    lines += [f"  {what:<9}{getattr(found, what) or 'the same'}" for what in ("weights", "log", "samples")]
+        what = f"weights, {found.lines} lines of the log, {sheets}"
+        lines = [f"{found.again} is {found.run} again, bit for bit: {what}"]
+    else:
+        alike = f"the same, {sheets}" if found.sheets else "none that both have"
+        lines = [
+            f"{found.again} is not {found.run} bit for bit",
+            f"  weights  {found.weights or 'the same'}",
+            f"  log      {found.log or 'the same'}",
+            f"  samples  {found.samples or alike}",
+        ]
     if found.scores:
         lines.append(
             "  scores   " + (f"apart: {', '.join(found.apart)}" if found.apart else "intervals overlap")
