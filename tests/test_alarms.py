@@ -253,5 +253,7 @@ def test_a_model_is_judged_beside_a_data_set(digits: DataSet) -> None:
     assert found.calibrated
     assert found.verdicts["copying"]["state"] == ALARM
     assert found.copies is not None
-    assert set(found.to_json()) == {"n", "calibrated", "scores", "alarms"}
+    tree = found.to_json()
+    assert {"n", "calibrated", "scores", "alarms", "not_judged", "provenance"} <= tree.keys()
+    assert set(tree["not_judged"]) == {"overfit", "divergence", "overtraining"}  # there is no log
     assert all(name in found.scores for name in BY_NAME)

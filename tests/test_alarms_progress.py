@@ -133,6 +133,16 @@ def test_r_v_of_known_scores() -> None:
     assert overfit([{"losses": {}}], LEVEL) is None
 
 
+def test_the_sign_of_a_critics_logits_is_named() -> None:
+    for train, held_out in ((2.0, 2.0), (2.0, 1.0), (2.0, -1.5)):
+        verdict = overfit([{"memory": remembered(scores(train, held_out, -2.0))}], LEVEL)
+        assert verdict is not None
+        assert verdict.sentence.endswith("; r_t, the mean sign of their logits, is 0.95")
+    denoiser = overfit([{"memory": remembered(scores(-2.0, -3.4))}], LEVEL)
+    assert denoiser is not None
+    assert "r_t" not in denoiser.sentence  # errors have one sign
+
+
 def test_the_rate_of_false_positives_of_memory() -> None:
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(400, 2, 64, generator=generator)

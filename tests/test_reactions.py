@@ -69,9 +69,11 @@ def go(
     rings: Sequence[int],
     recipe: str = "r3gan",
     watch: Watch = lambda clock, logs: None,
+    every: int = 1,
 ) -> Run:
+    """every: ticks from exam to exam; 0: there are none."""
     spec, settings = catalog.recipe(recipe), replace(SETTINGS, on_alarm=on_alarm)
-    exam = Alarming(tuple(rings))
+    exam = Alarming(tuple(rings), every=every) if every else None
     return train(
         spec,
         made_up(),
@@ -114,6 +116,89 @@ def test_stopping_leaves_a_checkpoint_and_goes_on_if_asked_again(tmp_path: Path)
     assert max(run.checkpoints.kept) == 64
     assert Alarmed("x").exit_code == 1
     assert go(tmp_path, "stop", [64]).finished
+
+
+def test_an_alarm_at_the_end_fails_a_training_that_is_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Alarmed, match=r"ended with an alarm after 128 images: collapse: coverage") as raised:
+        go(tmp_path, "stop", [128])
+    assert "trains no further" in raised.value.hint
+    run = Run(tmp_path)
+    assert run.finished
+    assert max(run.checkpoints.kept) == 128
+    assert run.log()[-1]["reaction"] == "stop"
+    last, average = state(run, 128), read_tensors(tmp_path / "model.safetensors")[0]
+    assert all(torch.equal(average[key], last["average"][key]) for key in average)
+    before = run.log()
+    caplog.clear()
+    assert go(tmp_path, "stop", [128]).log() == before  # over is over
+    assert "an alarm rang at its end: collapse: coverage is 0.1" in caplog.text
+
+
+@pytest.mark.parametrize("on_alarm", ["rollback", "firmer"])
+def test_at_the_end_nobody_goes_back(
+    on_alarm: str, quiet: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = go(tmp_path, on_alarm, [128])
+    assert "nothing is left of the budget" in caplog.text
+    assert f"{run.best} holds the best weights" in caplog.text
+    assert "reaction" not in run.log()[-1]
+    one, other = state(run, 128)["average"], state(quiet, 128)["average"]
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_exams_at_the_end_only_are_too_late_to_react(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for on_alarm, every in (("stop", 8), ("rollback", 8), ("stop", 4), ("warn", 8)):
+        caplog.clear()
+        go(tmp_path / f"{on_alarm}{every}", on_alarm, [], every=every)
+        late = [r.getMessage() for r in caplog.records if "only at the end" in r.getMessage()]
+        assert len(late) == (on_alarm != "warn" and every == 8)
+        assert all(f"--on-alarm {on_alarm} acts on divergence alone" in said for said in late)
+
+
+@pytest.fixture
+def exploding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 96 images everything that is logged is far above what it used to be, once."""
+    step = Training.step
+
+    def louder(self: Training) -> None:
+        step(self)
+        if self.images == 96 and not self.reactions:
+            self.logs.sums = {name: 1e12 * value for name, value in self.logs.sums.items()}
+
+    monkeypatch.setattr(Training, "step", louder)
+
+
+@pytest.mark.parametrize("recipe", ["r3gan", "edm"])
+@pytest.mark.usefixtures("exploding")
+def test_divergence_is_seen_without_exams(recipe: str, tmp_path: Path) -> None:
+    loud = go(tmp_path / "warn", "warn", [], recipe, every=0)
+    assert all(line["alarms"].keys() == {"divergence"} for line in loud.log())
+    states = [line["alarms"]["divergence"]["state"] for line in loud.log()]
+    assert states[:6] == ["ok"] * 5 + ["alarm"]
+    with pytest.raises(Alarmed, match=r"after 96 images: divergence: .* times what it used to be"):
+        go(tmp_path / "stop", "stop", [], recipe, every=0)
+    assert Run(tmp_path / "stop").log()[-1]["reaction"] == "stop"
+    assert go(tmp_path / "stop", "stop", [], recipe, every=0).finished
+
+
+@pytest.mark.usefixtures("exploding")
+def test_going_back_needs_exams(tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match="there are no exams"):
+        go(tmp_path / "none", "rollback", [], every=0)
+    assert not (tmp_path / "none" / "recipe.json").exists()
+
+    def stop(clock: Clock, logs: Mapping[str, float]) -> None:
+        if clock.images == 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "some", "rollback", [], watch=stop)
+    run = go(tmp_path / "some", "rollback", [], every=0)  # the best of those that there were
+    assert [line["images"] for line in run.log() if line.get("reaction") == "rollback"] == [96]
 
 
 @pytest.mark.parametrize("on_alarm", ["rollback", "firmer"])
@@ -188,6 +273,7 @@ def test_firmer_penalties(tmp_path: Path) -> None:
     assert method.firmness == 2.0
     with pytest.raises(WrongUse, match="no penalty"):
         go(tmp_path / "edm", "firmer", [], recipe="edm")
+    assert not (tmp_path / "edm" / "recipe.json").exists()  # nothing has begun
 
 
 def test_numbers_that_are_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,5 +306,5 @@ def test_the_command_line_judges_a_run(quiet: Run, capsys: pytest.CaptureFixture
     # 128 images of training on noise make no digits
     assert found["alarms"]["collapse"]["state"] == found["alarms"]["quality"]["state"] == "alarm"
     asked = ["alarms", str(quiet.path), "--against", "digits", "--n", "48"]
-    assert command_line([*asked, "--fail"]) == 1
+    assert command_line([*asked, "--fail"]) == 3
     assert "what was seen" in capsys.readouterr().out

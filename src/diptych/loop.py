@@ -29,7 +29,7 @@ from diptych.model import Model
 from diptych.privacy import cleaned
 from diptych.probe import Plan, probe
 from diptych.provenance import tensors_sha256
-from diptych.reactions import Reactions
+from diptych.reactions import Reactions, check
 from diptych.recipe import RecipeSpec
 from diptych.resumption import take_up
 from diptych.runs import Run, best_of, read_lines, save_best, save_model, save_weights
@@ -77,6 +77,7 @@ def train(
                 transfer(build(spec, data, arguments or {}, settings, 1), settings.init)
             expected = expected or plan(spec, data, arguments=arguments, settings=settings)
             training = build(spec, data, arguments or {}, settings, expected.images)
+            check(training, examine)
             recorded = {
                 **description,
                 **recorded,  # what was forced upon the run before
@@ -114,8 +115,7 @@ def unclaimed(run: Run) -> None:
 
 def settle(run: Run, training: Training, examine: Examine, recorded: Mapping[str, Any]) -> Examine:
     """Decides how the exam is to be done, once: recipe.json remembers it."""
-    ticks = expected_ticks(training)
-    seconds = recorded["probe"]["seconds"]
+    ticks, seconds = expected_ticks(training), recorded["probe"]["seconds"]
     model = training.whole()
     settled = examine.settled(model, seconds, ticks, recorded.get("exam", {}))
     if parallel.several():  # what was timed differs from process to process
@@ -179,6 +179,7 @@ class Loop:
         What depends on the time, or comes from outside, all processes decide alike.
         """
         training = self.training
+        self.reactions.begin()
         saved = refreshed = time.monotonic()
         started = time.perf_counter()
         while not training.finished:

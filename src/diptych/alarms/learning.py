@@ -30,7 +30,7 @@ def learned(exam: Exam, level: float, seconds: float = math.inf) -> tuple[int, C
     that is not often enough, or there are too few images.
     """
     known, least = len(exam.data.train), 2 * exam.n
-    if known < least or exam.n < max(FEWEST, 2 * (DENSITY_K + 1)):
+    if hindrance(exam.n, known):
         return 0, None
     start = time.perf_counter()
     exam.features("real")
@@ -51,6 +51,20 @@ def learned(exam: Exam, level: float, seconds: float = math.inf) -> tuple[int, C
     if draws < ENOUGH:
         return too_short(exam.n)
     return train, calibrate(reference, level, draws, pool=pool)
+
+
+def hindrance(n: int, known: int) -> str:
+    """Why nobody can know what is usual for exams of n images beside so many training images; or nothing."""
+    fewest = max(FEWEST, 2 * (DENSITY_K + 1))
+    if not known:
+        return "there are no training images to learn from what is usual"
+    if n < fewest:
+        return f"an exam of {n:,} images is too small to know what is usual: {fewest} at least"
+    if known < 2 * n:
+        return (
+            f"{known:,} training images are too few to know what is usual for an exam of {n:,}: twice as many"
+        )
+    return ""
 
 
 def usual_training(n: int) -> int:

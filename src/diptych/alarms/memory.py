@@ -79,9 +79,10 @@ def overfit(history: Sequence[Mapping[str, Any]], level: float) -> Verdict | Non
         value = memory["above"]
         material = value - limit * memory["above_error"] > ABOVE
         told = f"a training image scores above a held-out one with probability {value:.2f}"
+    signed = f"; r_t, the mean sign of their logits, is {memory['sign']:.2f}" if "r_v" in memory else ""
     state = state_of(memory["z"] > limit, material)
     if state == OK:
         told = "held-out images score as training images do"
     elif state == ALARM:
         told = f"training images are known by heart: {told}"
-    return Verdict("overfit", state, round(memory["z"], 3), round(limit, 3), level, told)
+    return Verdict("overfit", state, round(memory["z"], 3), round(limit, 3), level, told + signed)

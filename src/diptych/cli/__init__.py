@@ -30,8 +30,8 @@ or with your own images:
 
 A run is a directory; the same command again resumes it. Results go to stdout
 (--json for machines), progress and warnings to stderr. Exit codes: 0 done,
-1 failed, 2 wrong use, 130 interrupted by Ctrl-C or SIGTERM (a checkpoint
-was written).
+1 failed, 2 wrong use, 3 an alarm rings (alarms --fail), 130 interrupted by
+Ctrl-C or SIGTERM (a checkpoint was written).
 """
 
 VERBS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from diptych.cli.common import OUTPUT, RULES, Json, say_on_stderr, show, table
+from diptych.errors import NotMeasurable
 
 if TYPE_CHECKING:
     from diptych.judging import Judged
 
+RINGS = 3  # exit code: neither an error nor wrong use
+
 
 def alarms(
-    run: Annotated[Path, Parameter(help="A run, finished or not.")],
+    run: Annotated[Path, Parameter(help="A run, finished or not, or a saved model.")],
     *,
     against: Annotated[
         str | None, Parameter(name=("--against", "--data"), group=RULES, help="Else the run's own data.")
@@ -28,7 +32,12 @@ def alarms(
         Path | None, Parameter(group=OUTPUT, help="A picture of the worst copies, where there are any.")
     ] = None,
     fail: Annotated[
-        bool, Parameter(group=OUTPUT, negative="", help="Exit code 1 where an alarm rings, for pipelines.")
+        bool,
+        Parameter(
+            group=OUTPUT,
+            negative="",
+            help="For pipelines: exit code 3 where an alarm rings, 1 where too little could be judged.",
+        ),
     ] = False,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
@@ -41,18 +50,26 @@ def alarms(
     """
     from diptych import pictures
     from diptych.alarms.verdict import ALARM
-    from diptych.judging import judge
+    from diptych.judging import EXAMINED, judge
 
     say_on_stderr()
     found = judge(run, against, n=n, level=level, device=device)
     if copies is not None and found.copies is not None:
         pictures.save(pictures.sheet(found.copies, 8), copies)
+    elif copies is not None:
+        copying = found.verdicts.get("copying", {}).get("state", "not judged")
+        logging.getLogger("diptych").warning("copying is %s: %s is not written", copying, copies)
     if as_json:
         show(found.to_json())
     else:
         say(found, level)
     if fail and any(verdict["state"] == ALARM for verdict in found.verdicts.values()):
-        sys.exit(1)
+        sys.exit(RINGS)
+    if fail and not found.calibrated:
+        raise NotMeasurable(
+            f"{', '.join(EXAMINED)} could not be judged: {found.not_judged[EXAMINED[0]]}",
+            "name a data set with --against that has more images, or another --n",
+        )
 
 
 def say(found: Judged, level: float) -> None:
@@ -61,8 +78,9 @@ def say(found: Judged, level: float) -> None:
         [name, v["state"], f"{v['value']:.2f}", f"{v['limit']:.2f}", v["sentence"]]
         for name, v in found.verdicts.items()
     ]
+    rows += [[name, "not judged", "", "", why] for name, why in found.not_judged.items()]
     table(rows, ["alarm", "state", "deviation", "limit", "what was seen"])
     if found.calibrated:
         print(f"n = {found.n:,}; of healthy models {level:.0%} are beyond chance")
     else:
-        print("too few images to learn what is usual: judged by the log alone")
+        print(f"n = {found.n:,}; judged by what the log tells")
