@@ -2,7 +2,8 @@
 
 Each kind of file is read by a process of its own, whose memory is limited, whose home, temporary and working
 directories are empty folders, and which is watched: what is counted are errors that are not ours, inputs
-that take longer than 5 s of the processor, files that appear where nothing is to be written, and memory.
+that take longer than 5 s of the processor or more than 2 GiB of memory (24 bytes for each of the most pixels
+that a picture may have), and files that appear where nothing is to be written. Any of them is exit code 1.
 
     python benchmarks/fuzz.py [--pictures 10000] [--others 10000] [--seed 0] [--only zip,npz] [--out F.json]
 """
@@ -27,6 +28,9 @@ HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
 MOST_MEMORY = 8 << 30  # bytes of address space
 HANG, DEAD = 5.0, 120.0  # seconds of the processor; of the clock, after which a process is ended
+COLUMNS = {"inputs": 7, "opened": 8, "refused": 9, "crashes": 9, "hangs": 7, "large": 7}
+FAULTS = ("crashes", "hangs", "large")
+SEEN = {"crash": "crashes_seen", "hang": "hangs_seen", "large": "large_seen"}
 OUTSIDE = ("/tmp/escape", "/absolute", "/escape", "C:\\escape")
 
 
@@ -46,19 +50,27 @@ def snapshot(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
+def every_door() -> dict[str, Any]:
+    """By name: pictures of every format that is opened, then all else."""
+    import doors
+    import stills
+
+    return {**doors.PICTURES, **stills.PICTURES, **doors.OTHERS}
+
+
 def work(name: str, n: int, seed: int, sandbox: Path) -> None:
     """Damages, opens and counts; one line of JSON an input that matters, and one at the end, on stdout."""
     import torch
 
     import bombs
-    import doors
+    from diptych.data.decode import MAX_BYTES
     from diptych.errors import DiptychError
 
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     folder = sandbox / "in" / "files"
     folder.mkdir(parents=True)
-    counts = {"inputs": 0, "opened": 0, "refused": 0, "crashes": 0, "hangs": 0}
+    counts = {"inputs": 0, "opened": 0, "refused": 0, "crashes": 0, "hangs": 0, "large": 0}
     slowest = most = 0.0
 
     def tell(tree: dict[str, Any]) -> None:
@@ -84,6 +96,9 @@ def work(name: str, n: int, seed: int, sandbox: Path) -> None:
         if took > HANG:
             counts["hangs"] += 1
             tell({"hang": f"{name} {what}", "seconds": took})
+        if held > MAX_BYTES / (1 << 20):
+            counts["large"] += 1
+            tell({"large": f"{name} {what}", "mib": round(held)})
         tell({"at": what})
 
     if name == "bombs":
@@ -93,7 +108,7 @@ def work(name: str, n: int, seed: int, sandbox: Path) -> None:
             lay(folder)
             attempt(opened, what)
     else:
-        door = {**doors.PICTURES, **doors.OTHERS}[name]
+        door = every_door()[name]
         files = door.lay(folder)
         door.open(folder)
         sound = {file: file.read_bytes() for file in files}
@@ -130,7 +145,14 @@ def run(name: str, n: int, seed: int) -> dict[str, Any]:
             env=environment,
             cwd=sandbox / "cwd",
         )
-        told = {"name": name, "crashes_seen": [], "hangs_seen": [], "outside": [], "last": ""}
+        told = {
+            "name": name,
+            "crashes_seen": [],
+            "hangs_seen": [],
+            "large_seen": [],
+            "outside": [],
+            "last": "",
+        }
         heard = [time.monotonic()]
         threading.Thread(target=watch, args=(child, heard), daemon=True).start()
         errors: list[str] = []
@@ -140,24 +162,15 @@ def run(name: str, n: int, seed: int) -> dict[str, Any]:
             heard[0] = time.monotonic()
             tree = json.loads(line)
             told["last"] = tree.get("at", told["last"])
-            if "crash" in tree:
-                told["crashes_seen"].append(tree)
-            if "hang" in tree:
-                told["hangs_seen"].append(tree)
+            for kind, seen in SEEN.items():
+                if kind in tree:
+                    told[seen].append(tree)
             told["outside"] += tree.get("outside", [])
             told |= tree.get("end", {})
         child.wait()
         drain.join(5)
         if "inputs" not in told:
-            told |= {
-                "inputs": 0,
-                "opened": 0,
-                "refused": 0,
-                "crashes": 1,
-                "hangs": 0,
-                "slowest_s": 0,
-                "most_mib": 0,
-            }
+            told |= {**dict.fromkeys(COLUMNS, 0), "crashes": 1, "slowest_s": 0, "most_mib": 0}
             told["crashes_seen"].append(
                 {"crash": f"{name} after {told['last']}", "said": "".join(errors)[-500:]}
             )
@@ -193,33 +206,33 @@ def main() -> int:
     asked = parser.parse_args()
     import doors
 
-    plan = {name: -(-asked.pictures // len(doors.PICTURES)) for name in doors.PICTURES}
+    kinds = [*every_door()][: -len(doors.OTHERS)]
+    plan = {name: -(-asked.pictures // len(kinds)) for name in kinds}
     plan |= {name: -(-asked.others // len(doors.OTHERS)) for name in doors.OTHERS} | {"bombs": 0}
     found = []
-    columns = {"inputs": 7, "opened": 8, "refused": 9, "crashes": 9, "hangs": 7}
-    heads = "".join(f"{column:>{width}}" for column, width in columns.items())
+    heads = "".join(f"{column:>{width}}" for column, width in COLUMNS.items())
     print(f"{'':17}{heads}{'outside':>9}{'slowest s':>11}{'MiB':>6}")
     for name, n in plan.items():
         if asked.only and name not in asked.only.split(","):
             continue
         told = run(name, n, asked.seed)
         found.append(told)
-        cells = "".join(f"{told[column]:>{width},}" for column, width in columns.items())
+        cells = "".join(f"{told[column]:>{width},}" for column, width in COLUMNS.items())
         print(
             f"{name:17}{cells}{len(told['outside']):>9}{told['slowest_s']:>11}{told['most_mib']:>6,}",
             flush=True,
         )
-        for tree in (*told["crashes_seen"][:5], *told["hangs_seen"][:5]):
+        for tree in (tree for seen in SEEN.values() for tree in told[seen][:5]):
             print("   ", json.dumps(tree)[:600])
         for path in told["outside"][:5]:
             print("    outside:", path)
-    total = {k: sum(t[k] for t in found) for k in ("inputs", "crashes", "hangs")}
+    total = {k: sum(t[k] for t in found) for k in ("inputs", *FAULTS)}
     total["files outside"] = sum(len(t["outside"]) for t in found)
     total["MiB at most"] = max(t["most_mib"] for t in found)
     print(", ".join(f"{value:,} {key}" for key, value in total.items()))
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=2) + "\n")
-    return int(any(total[key] for key in ("crashes", "hangs", "files outside")))
+    return int(any(total[key] for key in (*FAULTS, "files outside")))
 
 
 if __name__ == "__main__":

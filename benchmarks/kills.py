@@ -8,14 +8,14 @@ given the arguments of `diptych train`. Kills are aimed at stages in turn: at a 
 the time that the stage takes, or before one of its file operations (an audit hook counts them, and the child
 sends SIGKILL to itself). Where each fell is read from memory that is shared with the child. A run that comes
 to its end is compared with the undisturbed one, and another one begun, until there were so many kills: the
-same files must be there; weights, averages, optimizers, clock, log lines and pictures must be the same to the
-last bit.
+same files must be there; weights, averages, optimizers, clock, log lines with alarms, and sheets of samples
+and copies must be the same to the last bit.
 
 With --processes 2 kills take the first, the second or both in turn; the one that is left must end by itself,
 but for one that still waits for the other to join: that one is told to end, as torchrun tells it.
 
-With --on-alarm rollback (or firmer) an alarm rings after half and after five sixths of the training, so that
-every run goes back to its best checkpoint twice, and kills fall there too.
+With --on-alarm rollback (or firmer) an alarm rings after half and after five sixths of the training: every
+run goes back to its best checkpoint twice or more often, and kills fall there too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from lives import STAGES, Marks  # noqa: E402
 from paired import finish, table  # noqa: E402
 from same import differences  # noqa: E402
 
-SAME = {"snapshots": 3, "averages": 4, "exam": 32, "seed": 3, "device": "cpu"}
+SAME = {"snapshots": 3, "averages": 4, "exam": 48, "seed": 3, "device": "cpu"}  # 48: alarms are calibrated
 LONG, SHORT = {"budget": "96-images", "ticks": 6, **SAME}, {"budget": "40-images", "ticks": 5, **SAME}
 MOMENTS = ("start", "step", "exam", "sheet", "model", "averages", "checkpoint")
 FILES = ("start", "sheet", "model", "averages", "log", "checkpoint", "best")
@@ -55,6 +55,7 @@ AIMS = [
     (stage, way) for pair in zip(MOMENTS, FILES, strict=True) for stage, way in zip(pair, "tf", strict=True)
 ]
 RINGS = frozenset({48, 80})  # images of LONG after which an alarm is made to ring
+JUDGED = ("collapse", "quality", "copying")  # alarms that need to know what is usual
 PATIENCE = 120.0  # seconds after which a life that has not ended is said to hang
 
 
@@ -81,6 +82,7 @@ class Tally:
     runs: int = 0
     hung: int = 0
     left: Counter[int] = field(default_factory=Counter)  # exit codes of those whose partner was killed
+    judged: int = 0  # verdicts of the undisturbed run that needed a calibration
     differences: list[str] = field(default_factory=list)
 
 
@@ -183,8 +185,7 @@ class Aim:
 
 def free_port() -> int:
     """One that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
@@ -219,7 +220,16 @@ def undisturbed(command: list[str], folder: Path, processes: int) -> Usual:
     life.close()
     if hung or any(life.codes.values()):
         sys.exit((folder / "whole.txt").read_text()[-3000:])
+    if not verdicts(folder / "whole") or not list(folder.glob("whole/samples/*-copies.png")):
+        sys.exit(f"{folder / 'whole'} has no calibration, verdicts or sheets of copies to compare")
     return Usual(**json.loads((folder / "whole.usual0").read_text()))
+
+
+def verdicts(run: Path) -> int:
+    """Of alarms that need to know what is usual, in all log lines; 0 where that was not learned."""
+    learned = json.loads((run / "recipe.json").read_text())["exam"]["calibration"]
+    told = [json.loads(line)["alarms"] for line in (run / "log.jsonl").read_text().splitlines()]
+    return sum(name in alarms for alarms in told for name in JUDGED) if learned else 0
 
 
 def plan(folder: Path) -> None:
@@ -234,10 +244,11 @@ def trial(
     """Kills runs of one recipe, and compares each that came to its end."""
     how = [*flags(name), *spelled(LONG if each else SHORT)]
     how += ["--on-alarm", on_alarm] if on_alarm != "warn" else []
-    command, tally = ["train", name, "digits", *how], Tally()
+    command = ["train", name, "digits", *how]
     folder.mkdir(parents=True)
     usual, turn = undisturbed(command, folder, processes), rng.randrange(len(AIMS)) if each else 0
     usual.bring()
+    tally = Tally(judged=verdicts(folder / "whole"))
     while tally.kills.total() < (each or len(ONCE)) or (folder / "killed").exists():
         new = not (folder / "killed" / "log.jsonl").exists()
         more = tally.kills.total() < (each or len(ONCE))
@@ -290,8 +301,7 @@ def main() -> None:
         print(f"{name} {tally.kills.total()} kills {time.monotonic() - started:.0f} s", file=sys.stderr)
         fell = [str(tally.kills[stage]) for stage in STAGES]
         rows.append([name, str(tally.kills.total()), *fell, str(tally.runs), str(len(tally.differences))])
-        results[name] = {"kills": dict(tally.kills), "runs": tally.runs, "differences": tally.differences}
-        results[name] |= {"hung": tally.hung, "left": dict(tally.left)}
+        results[name] = {**asdict(tally), "kills": dict(tally.kills), "left": dict(tally.left)}
         if not tally.differences:
             shutil.rmtree(folder / name)
     table(["recipe", "kills", *STAGES, "runs", "differences"], rows)

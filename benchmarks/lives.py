@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych import averages, loop, pictures
+from diptych.alarms.verdict import BEYOND, OK
 from diptych.checkpoints import Checkpoints
 from diptych.loop import Loop
 from diptych.method import Clock
@@ -90,7 +91,8 @@ class Marks:
         """In the child: from now on its stages are told.
 
         folder: the run's. With an `operation` the child kills itself before that one of this stage's file
-        operations there. rings: after how many images an alarm rings, whatever the samples are.
+        operations there. rings: after how many images an alarm rings, whatever the samples are. Copying is
+        always suspected, so that sheets of copies are drawn.
         """
         self.enter("start")
         inner = Loop.run_to_the_end
@@ -117,12 +119,13 @@ class Marks:
 
         def ringing(exam: QuickExam, history: Sequence[Mapping[str, Any]], clock: Clock) -> Verdicts:
             verdicts = dict(judge(exam, history, clock))
+            if verdicts.get("copying", {}).get("state") == OK:
+                verdicts["copying"] = {**verdicts["copying"], "state": BEYOND}
             if clock.images in rings:
                 verdicts["planted"] = {"name": "planted", "state": ALARM, "sentence": "it was told to"}
             return verdicts
 
-        if rings:
-            QuickExam.judge = ringing  # type: ignore[method-assign, assignment]
+        QuickExam.judge = ringing  # type: ignore[method-assign, assignment]
 
         def touched(event: str, args: tuple[Any, ...]) -> None:
             if event in TOUCHING and str(args[0]).startswith(folder):

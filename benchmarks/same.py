@@ -27,9 +27,9 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def files(run: Path) -> set[str]:
-    """All that a run left, but for the lock and TensorBoard's files, which have a time in their names."""
+    """All that a run left, but for TensorBoard's files, which have a time in their names."""
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    return {name for name in names if name != ".lock" and not name.startswith("tensorboard")}
+    return {name for name in names if not name.startswith("tensorboard")}
 
 
 def compared(one: Path, other: Path) -> Iterator[str]:

@@ -23,6 +23,7 @@ import torch
 
 from conftest import made_up
 from diptych import catalog
+from diptych.alarms.learning import FEWEST
 from diptych.loop import train
 from diptych.parallel import joined
 from diptych.probe import Plan
@@ -47,12 +48,12 @@ def trained(
 ) -> Run:
     """A few steps of a small recipe, with so many shards to a batch."""
     spec = catalog.recipe(name)
-    data = made_up()
+    data = made_up(n=96, held_out=48) if examined else made_up()
     few = {"steps": min(spec.defaults["steps"], 4)} if "steps" in spec.defaults else {}
     given = {**spec.small, **few, **(arguments or {})}
     batch = spec(data.train, **given).batch
     settings = replace(SETTINGS, **{"microbatch": -(-batch // shards) if shards > 1 else 0, **changes})
-    examine = QuickExam(data, 16, level=0) if examined else None
+    examine = QuickExam(data, FEWEST) if examined else None  # the smallest that alarms learn from
     images = int(settings.budget.partition("-")[0])
     expected = replace(EXPECTED, images=images)
     return train(spec, data, out, arguments=given, settings=settings, examine=examine, expected=expected)

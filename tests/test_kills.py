@@ -35,6 +35,7 @@ def test_a_run_killed_in_each_stage_equals_an_undisturbed_one(
     found = killed[name]
     assert found["differences"] == []
     assert found["hung"] == 0
+    assert found["judged"] == 3 * 5  # verdicts on collapse, quality and copying at each of five ticks
     kills = found["kills"]
     assert isinstance(kills, dict)
     assert sum(kills.values()) == 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import platform
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import made_up
 from diptych import catalog, contest, privacy
 from diptych.contest import Entry, Rules, duel
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.files import write_json
+from diptych.loop import train
 from diptych.privacy import HIDDEN, at_home, clean, cleaned, command_line
 from diptych.runs import open_run, save_model
 from diptych.scores import Estimate
+from diptych.track import Tracker
 from diptych.training import Settings
 
 SECRETS = (  # made up, of the published shapes
@@ -75,6 +79,20 @@ def test_tokens_are_known_by_their_shape(secret: str, around: str) -> None:
         ("C:\\Users\\Anna\\sets", "C:\\Users\\***\\sets"),
         ("/home/anna/sets/a b", "/home/***/sets/a b"),
         ("file:///Users/anna/x", "file:///Users/***/x"),
+        ("/mnt/c/Users/jane/x", "/mnt/c/Users/***/x"),
+        ("/export/users/jane/x", "/export/users/***/x"),
+        ("/export/home/jane/x", "/export/home/***/x"),
+        ("/nfs/a/home/jane/x", "/nfs/a/home/***/x"),
+        ("/homes/jane", "/homes/***"),
+        ("/Volumes/My Disk/Users/jane/x", "/Volumes/My Disk/Users/***/x"),
+        ("--data=/mnt//home2/jane/x", "--data=/mnt//home2/***/x"),
+        ("host:/export/home/jane/x", "host:/export/home/***/x"),
+        ("file://server/home/jane/x", "file://server/home/***/x"),
+        ("\\\\srv\\home\\jane\\x", "\\\\srv\\home\\***\\x"),
+        ("\\\\wsl$\\Ubuntu\\home\\jane\\x", "\\\\wsl$\\Ubuntu\\home\\***\\x"),
+        ("d:/data/users/jane/x", "d:/data/users/***/x"),
+        ("'C:\\\\Users\\\\jane\\\\x'", "'C:\\\\Users\\\\***\\\\x'"),  # as repr writes it
+        ("C:\\Documents and Settings\\jane\\x", "C:\\Documents and Settings\\***\\x"),
     ],
 )
 def test_what_is_hidden(text: str, expected: str) -> None:
@@ -91,6 +109,19 @@ def test_what_is_hidden(text: str, expected: str) -> None:
         "the token is bad",
         "keyed=1, monkey=2",
         "https://host.org/set.zip",
+        "https://host/users/jane",
+        "http://localhost:8080/users/jane?x=1",
+        "https://host/a/home/jane",
+        "s3://bucket/home/jane",
+        "//",
+        "data/users/x",
+        "./users/x ../home/x ~/home/x",
+        "${DATA}/users/x %DATA%\\users\\x",
+        "sets\\users\\x",
+        "/data/sets/places/rooms/home/1.png",
+        "/data/homely/x /data/superusers/x",
+        "at home / users / both",
+        "/data/users",
         "git@host.org:a/b",
         "did you mean r3gan?",
         "0.125 -3.5e-07 17",
@@ -153,6 +184,48 @@ def test_nothing_planted_comes_out_of_a_duel(someone: Path, monkeypatch: pytest.
         open_data(recorded["data"]["source"], held_out=40).card.held_out_sha256 == data.card.held_out_sha256
     )
     duel(data, entries, out, rules=rules, command=command)  # what was cleaned is still the same run
+
+
+def test_a_finished_run_does_not_name_the_host(someone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in its files nor in their names, TensorBoard's and the lock's among them; begun twice."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(platform, "node", lambda: "workhorse")
+    run, gan, told = someone / "run", catalog.recipe("r3gan"), list[str]()
+
+    def watch(clock: object, logs: object) -> None:
+        told.append((run / ".lock").read_text())
+
+    for budget in ("32-images", "48-images"):
+        settings = Settings(budget=budget, ticks=2, device="cpu")
+        train(gan, made_up(), run, arguments=gan.small, settings=settings, watch=watch, force=True)
+    assert "workhorse" in told[-1]  # who holds it is named, as long as it is held
+    assert (run / ".lock").read_bytes() == b""
+    for file in run.rglob("*"):
+        assert "workhorse" not in file.name
+        assert not file.is_file() or b"workhorse" not in file.read_bytes(), file.name
+    assert len(list((run / "tensorboard").iterdir())) == 2
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    shown = [event.step for event in events.Scalars(events.Tags()["scalars"][0])]
+    assert shown == [line["images"] for line in open_run(run).log()]
+
+
+def test_what_a_later_life_writes_hides_what_it_repeats(tmp_path: Path) -> None:
+    """Lives within one second, the second of them begun after 16 images."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for life, images in enumerate([(8, 16, 24, 32), (16, 24), (32,)]):
+        tracker = Tracker(tmp_path)
+        for step in images:
+            tracker.write({"images": step, "losses": {"gap": float(life)}, "exam": {}})
+        tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("losses/gap")]
+    assert shown == [(8, 0.0), (16, 1.0), (24, 1.0), (32, 2.0)]
 
 
 def test_what_is_written_verbatim(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 TIMES = ("seconds", "tick_seconds", "sheet_seconds", "exam_seconds")
 
+JUDGED = {"collapse", "quality", "copying"}  # alarms that need to know what is usual
+
 
 def assert_same(one: Run, other: Run) -> None:
     """Checkpoints, weights, logs without times, samples: bit for bit."""
@@ -69,7 +71,12 @@ def test_two_processes_are_one_process_with_two_shards(
     one = trained(name, tmp_path / "one", shards=2, examined=name in EXAMINED)
     assert one.recipe["shards"] == 2
     assert bool(one.log()[-1]["exam"]) == (name in EXAMINED)
-    assert_same(one, Run(catalog_in_two / name))
+    two = Run(catalog_in_two / name)
+    assert_same(one, two)
+    if name in EXAMINED:
+        assert one.recipe["exam"]["calibration"]["limits"].keys() == JUDGED
+        assert one.recipe["exam"] == two.recipe["exam"]
+        assert one.log()[-1]["alarms"].keys() > JUDGED
 
 
 # ---------------------------------------------------------------- gradients

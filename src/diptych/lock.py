@@ -54,7 +54,11 @@ def locked(directory: Path) -> Iterator[None]:
                 pass
         with suppress(OSError):  # on a full disk it holds unsigned
             sign(handle)
-        yield
+        try:
+            yield
+        finally:  # the machine is named only while this may help someone who waits
+            with suppress(OSError):
+                handle.truncate(0)
 
 
 def sign(handle: FileIO) -> None:

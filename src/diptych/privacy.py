@@ -39,7 +39,15 @@ _BEARER = re.compile(r"(\b(?:Bearer|Basic)\s+)([\w.~+/=-]{8,})")
 _SECRET_FLAG = re.compile(rf"(?:--?)?(?:[\w-]*[-_])?{_NAMES}", re.IGNORECASE)
 _URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^\s/@:]*:)?([^\s/@]+)@", re.IGNORECASE)
 _SECRET_NAME = re.compile(rf"(?:.*[_-])?{_NAMES}(?:_.*)?|.*_key", re.IGNORECASE)
-_HOMES = re.compile(r"(?<![\w.~-])(/(?:[\w-]+/)?home/|/Users/|[A-Za-z]:[\\/]Users[\\/])[^\\/\s'\"<>:,;=)]+")
+_DOWN, _PART = r"[\\/]+", r"[^\\/\s'\"<>:,;=()]+"
+# An absolute path with a directory of homes in it, such as /home/, /mnt/c/Users/ or \\server\home\: at most
+# three directories down, where a data set's own "home" is not meant. The slashes of https:// begin no path.
+_HOMES = re.compile(
+    rf"((?:(?<=file:){_DOWN}|(?<=:)[\\/](?![\\/])|(?<![\w.~/\\:*$%}}\])-]){_DOWN}|(?<!\w)[a-z]:{_DOWN})"
+    rf"(?:Volumes{_DOWN}[^\\/\n]+{_DOWN}|(?:{_PART}{_DOWN}){{0,3}})"
+    rf"(?:home[s\d]?|users|Documents and Settings){_DOWN}){_PART}",
+    re.IGNORECASE,
+)
 
 
 def clean(text: str) -> str:

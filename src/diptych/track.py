@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,7 +81,7 @@ class Tracker:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "tensorboard"
-        self.writer: Any = None
+        self.writer: EventFile | None = None
 
     def write(self, line: Mapping[str, Any]) -> None:
         """The losses and the exam of one log line. After a resume, what was written past it is hidden."""
@@ -94,9 +95,7 @@ class Tracker:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.directory), purge_step=line["images"])
+            self.writer = EventFile(self.directory, line["images"])
         for part in ("losses", "exam"):
             for name, value in line[part].items():
                 self.writer.add_scalar(f"{part}/{name}", value, line["images"])
@@ -107,3 +106,42 @@ class Tracker:
         if self.writer is not None:
             with suppress(OSError):  # `write` has said it, or nothing was left to write
                 self.writer.close()
+
+
+class EventFile:
+    """Scalars as TensorBoard reads them, in a file of this life of a run.
+
+    SummaryWriter would do the same, but names the host in the file's name.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        """step: what files of earlier lives have from here on is hidden."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event, self.summary = Event, Summary
+        directory.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads files in the order of their names: two lives may begin within one second
+        number = sum("tfevents" in file.name for file in directory.iterdir())
+        name = f"events.out.tfevents.{int(time.time()):010d}.{number:06d}"
+        self.records = RecordWriter((directory / name).open("ab"))
+        self.add(file_version="brain.Event:2")
+        self.add(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, **event: Any) -> None:
+        """One record, with the time."""
+        self.records.write(self.event(wall_time=time.time(), **event).SerializeToString())
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """One number."""
+        value_of_tag = self.summary.Value(tag=tag, simple_value=value)
+        self.add(step=step, summary=self.summary(value=[value_of_tag]))
+
+    def flush(self) -> None:
+        """Writes what is still in memory."""
+        self.records.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self.records.close()

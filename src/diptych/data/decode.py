@@ -25,6 +25,7 @@ Note = tuple[str, str]  # what was odd, what was done
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_FILE_BYTES = 256 << 20
 MAX_PIXELS = 89_478_485  # Pillow's own limit; kept here because that one can be switched off
+MAX_BYTES = 24 * MAX_PIXELS  # 2 GiB: what decoding may take; the hungriest modes take 16 bytes a pixel
 LARGE = 1 << 24  # pixels; above it images are decoded one at a time, so that threads do not add up
 
 _ORIENTATION = 0x0112
@@ -190,12 +191,13 @@ def _plain(image: Image.Image) -> tuple[Image.Image, list[Note]]:
 
 
 def _from_16_bits(values: npt.NDArray[np.integer]) -> tuple[Image.Image, list[Note]]:
-    wide = values.astype(np.int64)
-    low, high = int(wide.min()), int(wide.max())
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise Unreadable(f"32-bit grey with values from {low:,} to {high:,}, whose white is not known")
-    grey = ((wide + 128) // 257).astype(np.uint8)  # 65535 = 257 * 255, rounded to the nearest
-    return Image.fromarray(grey), [("16-bit grey", "scaled to 8 bits, 65,535 to 255")]
+    wide = values.astype(np.int32)
+    wide += 128  # in place: at MAX_PIXELS each copy takes 341 MiB
+    wide //= 257  # 65535 = 257 * 255, rounded to the nearest
+    return Image.fromarray(wide.astype(np.uint8)), [("16-bit grey", "scaled to 8 bits, 65,535 to 255")]
 
 
 def _from_float(values: npt.NDArray[np.floating]) -> tuple[Image.Image, list[Note]]:
