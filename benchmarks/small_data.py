@@ -102,9 +102,9 @@ def jobs(recipes: str, images: str, budget: str, data: DataSet) -> list[Job]:
     ]
 
 
-def first(data: DataSet, images: int) -> DataSet:
+def first(data: DataSet, images: int, seed: int = 0) -> DataSet:
     """The set with so many of its training images, in an order drawn once; the held-out images stay."""
-    order = np.random.default_rng(0).permutation(len(data.train))[:images]
+    order = np.random.default_rng(seed).permutation(len(data.train))[:images]
     train = data.train.subset(np.sort(order))
     card = replace(data.card, n_train=len(train), train_sha256=train.sha256, class_counts={})
     return replace(data, train=train, card=card)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,11 +21,11 @@ import torch
 import diptych
 from diptych.alarms.verdict import ALARM, OK
 from diptych.data import open_data
-from diptych.data.images import DataSet
 from diptych.metrics.intervals import wilson
 from diptych.runs import Run
 from diptych.training import Training
 from paired import finish, parser, table
+from small_data import first
 
 WIDTH, EXAM, TICKS, FEW, LARGER = 16, 64, 12, 48, 3.0
 WORLDS = ("healthy", "blows up", "few")
@@ -69,14 +68,6 @@ def trained(world: str, recipe: str, seed: int, budget: str, work: Path) -> Run:
     data = first(data, FEW, seed) if few else data
     with larger_half_way() if world == "blows up" else nullcontext():
         return diptych.train(recipe, data, out, exam=EXAM, width=WIDTH, batch=24 if few else 64, **how)
-
-
-def first(data: DataSet, n: int, seed: int) -> DataSet:
-    """The set with n of its training images; the held-out ones stay."""
-    rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:n]
-    part = data.train.subset(rows.sort().values.numpy())
-    card = replace(data.card, n_train=n, train_sha256=part.sha256, class_counts={})
-    return replace(data, train=part, card=card)
 
 
 @contextmanager

@@ -34,10 +34,8 @@ from diptych.training import Settings, Training
 Clock = Callable[[], float]
 TICKS = 3
 SPELL = 1.5  # seconds of steps before each rehearsed tick, and again and again after the last
-FEWEST, MOST = (
-    8,
-    30,
-)  # spells' time: more than the fewest where speeds differ, as on a machine that others use
+# how many spells' time in all: more than the fewest where speeds differ, as on a machine that others use
+FEWEST, MOST = 8, 30
 ALIKE = 0.01  # the error of their mean, as a part of it, at which it is enough
 PATIENCE = 20.0  # seconds that one tick may take for it to be rehearsed again
 

@@ -91,9 +91,8 @@ def rerun(
                         watch=looking,
                     )
                     going = False
-                except (
-                    Alarmed
-                ):  # after a line of the log, so that each call comes farther than the one before
+                except Alarmed:
+                    # it rings after a line of the log: each call comes farther than the one before
                     going = goes_on(run, again)
         return compared(run, Run(again.path), data, circumstances(recorded, now))
 

@@ -105,10 +105,8 @@ def drawn(panel: Panel, left: float, top: float, width: float, height: float) ->
     every = [p for line in panel.lines for p in line.points if math.isfinite(p.x) and math.isfinite(p.y)]
     if not every:
         raise ValueError(f"there is nothing to draw in {panel.title}")
-    places = [float(i) for i in range(len(panel.names))]
-    x = scale(
-        [*places, *(v for p in every for v in p.across)], left + LEFT, left + width - RIGHT, panel.log_x
-    )
+    across = [v for p in every for v in p.across] + [float(i) for i in range(len(panel.names))]
+    x = scale(across, left + LEFT, left + width - RIGHT, panel.log_x)
     y = scale([v for p in every for v in p.up], top + height - BOTTOM, top + TOP, panel.log_y)
     labels = Labels(Box(x.start, y.end, x.end, y.start))
     for line in panel.lines:
