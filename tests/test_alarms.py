@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from diptych.alarms import Calibration, Watchman, calibrate
+from diptych.alarms.calibration import Usual
 from diptych.alarms.cells import cells_of
 from diptych.alarms.draws import Pool
 from diptych.alarms.statistics import BY_NAME, Reference
@@ -246,6 +249,29 @@ def test_shares_spread_as_their_value_says(known: Calibration) -> None:
     assert known.looser("precision", 0.5) == pytest.approx(max(1.0, expected))
     assert known.looser("fid", 4 * known.usual["fid"].mean) == pytest.approx(2.0)
     assert known.looser("vendi_ratio", 0.1) == 1.0
+
+
+def test_agreement_spreads_more_the_less_there_is(known: Calibration) -> None:
+    generator, n, classes = torch.Generator().manual_seed(0), 64, 10
+    held_out = torch.full((classes,), n / classes)  # as many of each
+
+    def agreements(weights: Tensor) -> Tensor:
+        cells = torch.multinomial(weights.expand(2000, -1), n, replacement=True, generator=generator)
+        reference = Reference.__new__(Reference)
+        reference.counts = held_out
+        found = []
+        for each in cells:
+            reference.cells = Mock(counts=lambda _, each=each: each.bincount(minlength=classes))
+            found.append(reference.agreement(each))
+        return torch.tensor(found, dtype=torch.float64)
+
+    real = agreements(torch.ones(classes))
+    of = replace(known, n=n, usual={"histogram": Usual(float(real.mean()), float(real.std()), 0.0)})
+    for skew in (0.2, 0.4, 0.6):
+        fake = agreements((1 - skew) ** torch.arange(classes).float())
+        ratio = float(fake.std() / real.std())
+        assert of.looser("histogram", float(fake.mean())) == pytest.approx(ratio, rel=0.4), skew
+    assert of.looser("histogram", 1.0) == 1.0
 
 
 def test_a_model_is_judged_beside_a_data_set(digits: DataSet) -> None:

@@ -66,11 +66,16 @@ class Calibration:
     def looser(self, name: str, value: float) -> float:
         """How much more an exam of this value spreads than one of real images, at least 1.
 
-        Shares spread as binomial ones do, the largest at one half; FID as its root.
+        Shares spread as binomial ones do, the largest at one half; FID as its root; how far two histograms
+        are apart, D bits, with a variance of D (1 - D) / (2 n ln 2) besides that of equal ones: the delta
+        method where D is small, and nothing where they have nothing in common.
         """
         usual = max(self.usual[name].mean, 1e-6)
         if name == "fid":
             return max(1.0, math.sqrt(value / usual))
+        if name == "histogram":
+            more = max(0.0, usual - value) * value / (2 * math.log(2) * self.n)
+            return math.sqrt(1 + more / self.usual[name].spread ** 2)
         if name not in SHARES or not 0 < value < 1 or usual >= 1:
             return 1.0
         usual = min(usual, 1 - 1 / (2 * self.n))
