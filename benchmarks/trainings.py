@@ -19,8 +19,10 @@ from unittest import mock
 import torch
 
 import diptych
+from diptych.alarms import Calibration, Watchman
 from diptych.alarms.verdict import ALARM, OK
 from diptych.data import open_data
+from diptych.method import Clock
 from diptych.metrics.intervals import wilson
 from diptych.runs import Run
 from diptych.training import Training
@@ -87,12 +89,15 @@ def larger_half_way() -> Iterator[None]:
 
 
 def judged(run: Run) -> Mapping[str, list[str]]:
-    """The states of each alarm, at the lines where it was not too early to tell."""
+    """The states of each alarm as of today, at the lines where it is not too early to tell."""
+    log, exam = run.log(), run.recipe["exam"]
+    watchman = Watchman(Calibration.from_json(exam["calibration"]))
     found: dict[str, list[str]] = {}
-    for line in run.log():
-        for name, verdict in line.get("alarms", {}).items():
-            if verdict["limit"] or verdict["state"] != OK:
-                found.setdefault(name, []).append(verdict["state"])
+    for end, line in enumerate(log, 1):
+        clock = Clock(line["images"], log[-1]["images"], line["step"])
+        for name, verdict in watchman.judge(log[:end], clock).items():
+            if verdict.limit or verdict.state != OK:
+                found.setdefault(name, []).append(verdict.state)
     return found
 
 
