@@ -63,28 +63,27 @@ class Calibration:
         usual = self.usual[name]
         return BY_NAME[name].sign * (usual.mean - value) / usual.spread
 
-    def looser(self, name: str, value: float) -> float:
-        """How much more an exam of this value spreads than one of real images, at least 1.
+    def looser(self, name: str, exam: Mapping[str, float]) -> float:
+        """How much more this exam's value spreads than one of real images, at least 1.
 
-        Shares spread as binomial ones do, the largest at one half; FID as its root; how far two histograms
-        are apart, D bits, with a variance of D (1 - D) / (2 n ln 2) besides that of equal ones: the delta
-        method where D is small, and nothing where they have nothing in common.
+        Shares spread as binomial ones do, the largest at one half; FID as its root; histograms by what their
+        error has above that of real ones.
         """
-        usual = max(self.usual[name].mean, 1e-6)
+        value, usual = exam[name], max(self.usual[name].mean, 1e-6)
         if name == "fid":
             return max(1.0, math.sqrt(value / usual))
-        if name == "histogram":
-            more = max(0.0, usual - value) * value / (2 * math.log(2) * self.n)
+        if (error := f"{name}_error") in self.usual:
+            more = max(0.0, exam.get(error, 0.0) ** 2 - self.usual[error].mean ** 2)
             return math.sqrt(1 + more / self.usual[name].spread ** 2)
         if name not in SHARES or not 0 < value < 1 or usual >= 1:
             return 1.0
         usual = min(usual, 1 - 1 / (2 * self.n))
         return max(1.0, math.sqrt(value * (1 - value) / (usual * (1 - usual))))
 
-    def fall(self, name: str, before: float, now: float) -> float:
+    def fall(self, name: str, before: Mapping[str, float], now: Mapping[str, float]) -> float:
         """How much worse than an earlier exam, in spreads of a difference of such exams."""
-        spread = self.usual[name].change * max(self.looser(name, before), self.looser(name, now))
-        return BY_NAME[name].sign * (before - now) / spread
+        spread = self.usual[name].change * max(self.looser(name, exam) for exam in (before, now))
+        return BY_NAME[name].sign * (before[name] - now[name]) / spread
 
     def fall_limit(self, alarm: str, earlier: int) -> float:
         """Of a fall from the best of so many earlier exams.

@@ -67,7 +67,7 @@ class Pool:
             "precision": float(self.precise[rows].mean()),
             "density": float(self.density[rows].mean()),
             "vendi_ratio": reference.diversity(fake),
-            "histogram": reference.agreement(fake),
+            **reference.histogram(fake),
             "fid": reference.distance(fake),
         }
 

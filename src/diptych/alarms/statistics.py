@@ -9,6 +9,7 @@ arXiv:2004.05675), and the share that are authentic (Alaa et al., 2022, arXiv:21
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ class Reference:
             "precision": four.precision,
             "density": four.density,
             "vendi_ratio": self.diversity(fake),
-            "histogram": self.agreement(fake),
+            **self.histogram(fake),
             "fid": self.distance(fake),
             "near_training": near,
             "authentic": share,
@@ -118,12 +119,18 @@ class Reference:
         """FID."""
         return frechet_distance(self.moments, self.project(fake))
 
-    def agreement(self, fake: Tensor) -> float:
-        """1 less the Jensen-Shannon divergence, in bits, of the histograms over cells: 1 where equal."""
+    def histogram(self, fake: Tensor) -> dict[str, float]:
+        """1 less the Jensen-Shannon divergence, in bits, of the histograms over cells: 1 where equal.
+
+        Its error is that of drawing the fakes, by the delta method: the spread, over them, of the derivative
+        with respect to a cell's share.
+        """
         p, q = (x.double() / x.sum() for x in (self.counts, self.cells.counts(fake)))
         middle = (p + q) / 2
-        bits = [torch.where(x > 0, x * (x / middle).log2(), 0.0).sum() / 2 for x in (p, q)]
-        return 1 - float(bits[0] + bits[1])
+        bits = [torch.where(x > 0, (x / middle).log2() / 2, 0.0) for x in (p, q)]
+        agreement = 1 - float(p @ bits[0] + q @ bits[1])
+        variance = float(q @ bits[1].square() - (q @ bits[1]).square())
+        return {"histogram": agreement, "histogram_error": math.sqrt(max(0.0, variance) / len(fake))}
 
 
 def principal(features: Tensor) -> Tensor:

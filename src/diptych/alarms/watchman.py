@@ -81,10 +81,11 @@ class Watchman:
             much = statistic.lost * (1 if name == "near_training" else max(abs(best), usual.spread))
             lost = statistic.sign * (best - now)
             chance = self.calibration.fall_limit(statistic.alarm, len(earlier))
-            if lost > much and self.calibration.fall(name, best, now) > chance:
-                when = exams[values.index(best)]["images"]
-                return f"{statistic.words} is {now:.3g}; it was {best:.3g} after {when:,} images"
-        limit = self.calibration.limits[statistic.alarm] * usual.spread * self.calibration.looser(name, now)
+            then = exams[values.index(best)]
+            if lost > much and self.calibration.fall(name, then["exam"], exams[-1]["exam"]) > chance:
+                return f"{statistic.words} is {now:.3g}; it was {best:.3g} after {then['images']:,} images"
+        looser = self.calibration.looser(name, exams[-1]["exam"])
+        limit = self.calibration.limits[statistic.alarm] * usual.spread * looser
         if name == "near_training" and now - limit > NEAR_LIMIT:
             return f"{statistic.words} is {now:.3g}; {usual.mean:.2g} is usual"
         late = clock.progress >= HALF or statistic.alarm == "copying"
@@ -106,7 +107,7 @@ class Watchman:
             return False
         slope = sum((t - middle) * value for t, value in zip(at, values, strict=True)) / width**2
         spread = self.calibration.usual[name].change / math.sqrt(2)
-        return bool(slope * width > spread * self.calibration.looser(name, abs(values[-1])))
+        return bool(slope * width > spread * self.calibration.looser(name, late[-1]["exam"]))
 
 
 def measured(line: Line, names: Sequence[Statistic], n: int) -> bool:
