@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diptych.errors import WrongUse
 from diptych.networks.convolution import convolve
 from diptych.networks.filters import downsample2d
-from diptych.networks.labels import label_vector
+from diptych.networks.labels import LabelVector, label_vector
 from diptych.saveable import saveable
 
 Each = int | tuple[int, ...]  # the same for all sizes, or one for each from the base up
@@ -88,6 +88,7 @@ class R3Generator(nn.Module):
         stages = stages_of(doublings, width, largest, blocks, group)
         depth = sum(n for _, n, _ in stages)
         self.label = label_vector(embedding or latent, classes, attributes)
+        quiet(self.label)
         told = latent if self.label is None else latent + (embedding or latent)
         before = stages[0][0]
         self.project = scaled(nn.Linear(told, before, bias=False))
@@ -168,6 +169,13 @@ class R3Critic(nn.Module):
             if self.label is None:
                 return seen.squeeze(1)
             return (seen * self.label(label, seen.shape[0])).sum(1) / math.sqrt(seen.shape[1])  # type: ignore[no-any-return]
+
+
+def quiet(label: LabelVector | None) -> None:
+    """Classes begin with a variance of 1 / classes, as in the paper's networks: beside a latent of variance 1
+    louder ones have a generator learn a class's mean image first, and forget the latent for long."""
+    if label is not None and label.table is not None:
+        nn.init.normal_(label.table.weight, std=label.table.num_embeddings**-0.5)
 
 
 class Block(nn.Module):
