@@ -172,3 +172,8 @@ def test_labels_matter_and_their_mean_stands_for_none() -> None:
     assert not torch.allclose(a[0], b[0])
     torch.testing.assert_close(a[1], b[1])
     assert generator(z).isfinite().all()
+
+
+def test_classes_begin_quieter_than_latents() -> None:
+    table = R3Generator((1, 8, 8), classes=16, latent=512, width=8, blocks=1).label.table
+    assert table.weight.std().item() == pytest.approx(16**-0.5, rel=0.05)  # of one-hot labels' linear layer

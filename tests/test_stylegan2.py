@@ -186,6 +186,21 @@ def test_the_mapping_is_the_papers() -> None:
     torch.testing.assert_close(styles, x[:, None].expand(-1, 6, -1))
 
 
+def test_labels_are_as_loud_as_they_are_said_to_be() -> None:
+    z, label = torch.randn(300, 32), torch.arange(300) % 3
+
+    def spreads(gain: float) -> tuple[float, float]:
+        """Variance of styles from label to label, and from latent to latent."""
+        torch.manual_seed(0)
+        styles = Mapping(32, 64, 0, depth=2, classes=3, label_gain=gain).style
+        same_z, same_label = styles(z[:1].expand(3, -1), torch.arange(3)), styles(z, torch.zeros_like(label))
+        return same_z.var(0).mean().item(), same_label.var(0).mean().item()
+
+    (loud_label, loud_z), (quiet_label, quiet_z) = spreads(1.0), spreads(0.1)
+    assert loud_label > 0.3 * loud_z
+    assert quiet_label < 0.03 * quiet_z
+
+
 @pytest.mark.parametrize(("batch", "group"), [(8, 4), (7, 4), (3, 4), (1, 4), (10, 3)])
 def test_minibatch_deviation(batch: int, group: int) -> None:
     """Image i is in group i mod n; the mean over channels and pixels of the deviation within the group."""

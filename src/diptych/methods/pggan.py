@@ -29,6 +29,7 @@ def pggan(
     width: int = 0,
     largest: int = 0,
     latent: int = 128,
+    label_gain: float = 0.1,
     batch: int = 64,
     loss: str = "wasserstein",
     gamma: Gamma = 0.0,
@@ -48,6 +49,9 @@ def pggan(
         Most channels at any size; 0: 256 up to 64 pixels, 512 above.
     latent
         Length of the latent vector; 512 in the paper.
+    label_gain
+        How loud labels are beside the latent; 1 in the paper, where generators of few steps draw one image
+        for each label and forget the latent.
     batch
         Images a step; 16 in the paper.
     loss
@@ -80,7 +84,7 @@ def pggan(
         return seen_at(image, level_at(clock.progress, doublings, grown))
 
     method = Adversarial(
-        LatentModel(PGGenerator(shape, latent=latent, **sizes), units=units_of(data)),
+        LatentModel(PGGenerator(shape, latent=latent, label_gain=label_gain, **sizes), units=units_of(data)),
         PGCritic(shape, group=group, **sizes),
         loss=loss,
         penalties=penalties_for(loss, gamma or max(0.01, 0.0002 * shape[1] * shape[2] / batch)),

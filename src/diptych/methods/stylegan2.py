@@ -25,6 +25,7 @@ def stylegan2(
     latent: int = 512,
     style: int = 512,
     mapping: int = 2,
+    label_gain: float = 0.1,
     architecture: str = "skip",
     critic: str = "",
     group: int = 4,
@@ -52,6 +53,9 @@ def stylegan2(
         Length of the style vector.
     mapping
         Layers from latent to style: 2 as in StyleGAN2-ADA, 8 as in StyleGAN2.
+    label_gain
+        How loud labels are beside the latent; 1 in the paper, where generators of few steps draw one image
+        for each label and forget the latent.
     architecture
         Of the generator: skip, resnet or orig.
     critic
@@ -90,6 +94,7 @@ def stylegan2(
         latent=latent,
         style=style,
         mapping_layers=mapping,
+        label_gain=label_gain,
         architecture=architecture,
         mixing=mixing,
         clamp=clamp,

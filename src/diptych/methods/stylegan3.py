@@ -38,6 +38,7 @@ def stylegan3(
     latent: int = 512,
     style: int = 512,
     mapping: int = 2,
+    label_gain: float = 0.1,
     group: int = 4,
     batch: int = 32,
     gamma: Gamma = 0.0,
@@ -69,6 +70,9 @@ def stylegan3(
         Length of the style vector.
     mapping
         Layers from latent to style.
+    label_gain
+        How loud labels are beside the latent; 1 in the paper, where generators of few steps draw one image
+        for each label and forget the latent.
     group
         Images whose standard deviation the critic is shown together.
     batch
@@ -105,6 +109,7 @@ def stylegan3(
         latent=latent,
         style=style,
         mapping_layers=mapping,
+        label_gain=label_gain,
         layers=layers,
         base=base * (1 + turns),
         largest=largest * (1 + turns),

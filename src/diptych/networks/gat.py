@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diptych.networks.dit import sincos
 from diptych.networks.equalized import at_least_float32, full_precision
-from diptych.networks.labels import label_vector
+from diptych.networks.labels import label_vector, quiet
 from diptych.saveable import saveable
 
 SLOW = 0.01  # the mapping learns at this share of the learning rate, as StyleGAN's
@@ -47,6 +47,7 @@ class GATGenerator(nn.Module):
         self.grid = grid_of(image_shape, patch)
         self.register_buffer("positions", sincos(self.grid, width), persistent=False)
         self.label = label_vector(latent, classes, attributes)
+        quiet(self.label)
         told = latent if self.label is None else 2 * latent
         self.mapping = nn.Sequential(Slow(told, width), nn.SiLU(), Slow(width, width), nn.SiLU())
         self.blocks = nn.ModuleList([Modulated(width) for _ in range(depth)])

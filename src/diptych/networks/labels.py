@@ -42,6 +42,7 @@ class LabelVector(nn.Module):
 
     def __init__(self, width: int, *, classes: int = 0, attributes: int = 0) -> None:
         super().__init__()
+        self.classes = classes
         self.table = nn.Embedding(classes, width) if classes else None
         self.linear = nn.Linear(attributes, width) if attributes and not classes else None
 
@@ -57,6 +58,16 @@ class LabelVector(nn.Module):
 def label_vector(width: int, classes: int, attributes: int) -> LabelVector | None:
     """None where there are no labels."""
     return LabelVector(width, classes=classes, attributes=attributes) if classes or attributes else None
+
+
+def quiet(label: LabelVector | None) -> None:
+    """Has classes begin with a variance of 1 / classes, as R3GAN's do (Huang et al., 2025, arXiv:2501.05441).
+
+    Where they are as loud as the latent, a generator learns one image of each class first, and forgets the
+    latent for long.
+    """
+    if label is not None and label.table is not None:
+        nn.init.normal_(label.table.weight, std=label.classes**-0.5)
 
 
 @saveable

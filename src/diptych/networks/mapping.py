@@ -22,7 +22,8 @@ from diptych.networks.equalized import (
 class Mapping(nn.Module):
     """(z, label) -> styles (B, layers, D), one for all layers; (B, D) where layers is 0.
 
-    Latent and label are normalised to a mean square of 1 each. A critic's has no z, only labels.
+    Latent and label are normalised to a mean square of 1 each; the label is then taken `label_gain` times.
+    A critic's has no z, only labels.
     """
 
     def __init__(
@@ -35,12 +36,13 @@ class Mapping(nn.Module):
         lr_multiplier: float = 0.01,
         classes: int = 0,
         attributes: int = 0,
+        label_gain: float = 1.0,
     ) -> None:
         super().__init__()
         if depth < 1:
             raise WrongUse(f"a mapping has at least one layer, not {depth}")
         told = bool(classes or attributes)
-        self.layers = layers
+        self.layers, self.label_gain = layers, label_gain
         self.embed = EqualizedLabel(style, classes=classes, attributes=attributes) if told else None
         enter = latent + (style if told else 0)
         self.stack = nn.ModuleList(
@@ -58,7 +60,8 @@ class Mapping(nn.Module):
         parts = [] if z is None else [self.normalise(at_least_float32(z))]
         with full_precision(self.stack[0].weight):  # type: ignore[arg-type]
             if self.embed is not None:
-                parts.append(self.normalise(self.embed(label, n if z is None else z.shape[0])))
+                told = self.normalise(self.embed(label, n if z is None else z.shape[0]))
+                parts.append(told if self.label_gain == 1 else told * self.label_gain)
             x = torch.cat(parts, 1)
             for layer in self.stack:
                 x = leaky(layer(x, gain=math.sqrt(2)))

@@ -81,6 +81,7 @@ class PGGenerator(nn.Module):
     """From latents (B, latent), and labels, to images (B, C, H, W).
 
     level: how far it has grown, 0 to `doublings`; None: fully. Images have the full size at each level.
+    label_gain: the label's vector, normalised as the latent is, is taken so many times.
     """
 
     def __init__(
@@ -93,10 +94,11 @@ class PGGenerator(nn.Module):
         base: int = 16384,
         largest: int = 512,
         level: float | None = None,
+        label_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
-        self.latent = latent
+        self.latent, self.label_gain = latent, label_gain
         self.doublings, h, w = pyramid(image_shape)
         self.level = known_level(level, self.doublings)
         channels = fmaps(image_shape, base, largest)
@@ -118,7 +120,7 @@ class PGGenerator(nn.Module):
         """z (B, latent), label (B,) int64 or (B, K); without a label the mean of all is taken."""
         parts = [self.normalise(z)]
         if self.label is not None:
-            parts.append(self.normalise(self.label(label, z.shape[0])))
+            parts.append(self.normalise(self.label(label, z.shape[0])) * self.label_gain)
         x = self.project(torch.cat(parts, 1)).view(-1, *self.size)
         before, x = x, self.stages[0](self.normalise(leaky(x)))
         stage, share = newest(self.level)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diptych.errors import WrongUse
 from diptych.networks.convolution import convolve
 from diptych.networks.filters import downsample2d
-from diptych.networks.labels import LabelVector, label_vector
+from diptych.networks.labels import label_vector, quiet
 from diptych.saveable import saveable
 
 Each = int | tuple[int, ...]  # the same for all sizes, or one for each from the base up
@@ -169,13 +169,6 @@ class R3Critic(nn.Module):
             if self.label is None:
                 return seen.squeeze(1)
             return (seen * self.label(label, seen.shape[0])).sum(1) / math.sqrt(seen.shape[1])  # type: ignore[no-any-return]
-
-
-def quiet(label: LabelVector | None) -> None:
-    """Classes begin with a variance of 1 / classes, as in the paper's networks: beside a latent of variance 1
-    louder ones have a generator learn a class's mean image first, and forget the latent for long."""
-    if label is not None and label.table is not None:
-        nn.init.normal_(label.table.weight, std=label.table.num_embeddings**-0.5)
 
 
 class Block(nn.Module):

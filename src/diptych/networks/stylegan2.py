@@ -153,7 +153,8 @@ class StyleGAN2Generator(nn.Module):
 
     In training, noise inputs are random, styles of two latents are mixed in a share `mixing` of the images
     (StyleGAN, Karras et al., 2018, arXiv:1812.04948, section 3.1), and `mean` follows the mean style.
-    base, largest: see `fmaps`. clamp: bounds activations, for half precision; 0: none.
+    base, largest: see `fmaps`. clamp: bounds activations, for half precision; 0: none. label_gain: see
+    `Mapping`.
     """
 
     mean: Tensor
@@ -172,6 +173,7 @@ class StyleGAN2Generator(nn.Module):
         architecture: str = "skip",
         mixing: float = 0.9,
         clamp: float = 0.0,
+        label_gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
@@ -181,7 +183,13 @@ class StyleGAN2Generator(nn.Module):
         )
         self.layers, self.noise_shapes = self.synthesis.layers, self.synthesis.noise_shapes
         self.mapping = Mapping(
-            latent, style, self.layers, depth=mapping_layers, classes=classes, attributes=attributes
+            latent,
+            style,
+            self.layers,
+            depth=mapping_layers,
+            classes=classes,
+            attributes=attributes,
+            label_gain=label_gain,
         )
         self.register_buffer("mean", torch.zeros(style))
 

@@ -217,7 +217,7 @@ class StyleGAN3Generator(nn.Module):
 
     In training, `mean` follows the mean style and each layer the magnitude of its inputs. layers: those
     between the input and the one to colours, 0: by the size. kernel, radial: 3 and no for t, 1 and yes for r.
-    For the rest see `bands` and `AliasFreeLayer`.
+    For the rest see `bands`, `AliasFreeLayer` and `Mapping`.
     """
 
     mean: Tensor
@@ -246,6 +246,7 @@ class StyleGAN3Generator(nn.Module):
         scale: float = 0.25,
         clamp: float = 256.0,
         half_life: float = 40_000.0,
+        label_gain: float = 1.0,
     ) -> None:
         super().__init__()
         check(image_shape, layers, critical, oversampling)
@@ -277,7 +278,13 @@ class StyleGAN3Generator(nn.Module):
         )
         self.layers, self.noise_shapes = self.synthesis.layers, list[tuple[int, int, int]]()
         self.mapping = Mapping(
-            latent, style, self.layers, depth=mapping_layers, classes=classes, attributes=attributes
+            latent,
+            style,
+            self.layers,
+            depth=mapping_layers,
+            classes=classes,
+            attributes=attributes,
+            label_gain=label_gain,
         )
         self.register_buffer("mean", torch.zeros(style))
 
