@@ -24,7 +24,7 @@ def r3gan(
     blocks: int = 0,
     group: int = 16,
     latent: int = 64,
-    batch: int = 64,
+    batch: int = 32,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
     augment: str = "none",

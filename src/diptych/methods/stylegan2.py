@@ -29,7 +29,7 @@ def stylegan2(
     architecture: str = "skip",
     critic: str = "",
     group: int = 4,
-    batch: int = 64,
+    batch: int = 32,
     gamma: Gamma = 0.0,
     r1_every: int = 16,
     path_length: float = -1.0,
