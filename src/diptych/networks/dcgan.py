@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diptych.errors import WrongUse
 from diptych.networks.equalized import at_least_float32, full_precision
-from diptych.networks.labels import label_vector
+from diptych.networks.labels import label_vector, quiet
 from diptych.networks.r3gan import pyramid, widths
 from diptych.saveable import saveable
 
@@ -54,6 +54,7 @@ class DCGenerator(nn.Module):
         doublings, height, wide = doubled(image_shape)
         channels = widths(width, doublings - 1, largest)
         self.label = label_vector(latent, classes, attributes)
+        quiet(self.label)
         told = latent if self.label is None else 2 * latent
         self.base = (height, wide, channels[0])
         self.project = nn.Linear(told, channels[0] * height * wide, bias=False)
