@@ -35,7 +35,7 @@ def stylegan2(
     path_length: float = -1.0,
     mixing: float = -1.0,
     clamp: float = 0.0,
-    lr: float = 0.0025,
+    lr: float = 0.0,
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -76,7 +76,8 @@ def stylegan2(
     clamp
         Largest activation, for half precision; 0: none. 256 in StyleGAN2-ADA.
     lr
-        Learning rate of Adam for both networks; their layers learn at one rate.
+        Learning rate of Adam for both networks, whose layers learn at one rate; 0: 0.01 up to 16 pixels, the
+        papers' 0.0025 above.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -103,6 +104,7 @@ def stylegan2(
     judge = StyleGAN2Critic(
         shape, architecture=critic or ("orig" if small else "resnet"), group=group, clamp=clamp, **sizes
     )
+    lr = lr or (0.01 if side <= 16 else 0.0025)
     lazy = (4 if path_length else 1, r1_every)
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
