@@ -139,6 +139,13 @@ def laughing(depth: int) -> bytes:
     return b"\x80\x02})q\x00" + b"0h\x00h\x00\x86q\x00" * depth + b"Ns."
 
 
+def alike(n: int) -> bytes:
+    """A pickle of a dict of n numbers whose hash is the same: each is compared with all before it."""
+    keys = (i * (2**61 - 1) for i in range(1, n + 1))
+    items = b"".join(b"\x8a\x0b" + key.to_bytes(11, "little", signed=True) + b"N" for key in keys)
+    return b"\x80\x02}(" + items + b"u."
+
+
 def batch(data: bytes) -> Callable[[Path], None]:
     """A CIFAR-10 batch that is this pickle."""
     return lambda folder: (folder / "data_batch_1").write_bytes(data) and None
@@ -228,6 +235,8 @@ BOMBS: Mapping[str, Bomb] = {
     "hash": (batch(laughing(60)), open_folder),
     "memo of networks": (pickle(MEMO), lambda folder: convert(folder / "network.pkl")),
     "hash of networks": (pickle(laughing(60)), lambda folder: convert(folder / "network.pkl")),
+    "numbers of one hash": (batch(alike(300_000)), open_folder),
+    "numbers of one hash in networks": (pickle(alike(300_000)), lambda f: convert(f / "network.pkl")),
     "lists without end": (pickle(b"\x80\x02" + b"]" * 30_000_000), lambda f: convert(f / "network.pkl")),
     "header of 2^63": (tensors(b"{}", 2**63), lambda folder: read_tensors(folder / "a.safetensors")),
     "header of 90 MB": (tensors(b"{}" + b" " * 90_000_000), lambda f: read_tensors(f / "a.safetensors")),

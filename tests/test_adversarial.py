@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diptych.adversarial.blur import blurred
 from diptych.adversarial.look import Look
 from diptych.adversarial.losses import GAMES, game
 from diptych.adversarial.penalties import (
@@ -77,6 +78,9 @@ class Generator(nn.Module):
 
     def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         return self.styles(z)[:, None].expand(-1, 2, -1)
+
+    def draw(self, z: Tensor, label: Tensor | None = None) -> tuple[Tensor, Any]:
+        return self.mapping(z, label), "const"
 
     def synthesis(self, styles: Tensor, noise: Any = "const") -> Tensor:
         return self.out(styles.sum(1)).view(-1, *SHAPE)
@@ -269,9 +273,15 @@ def test_dragan_looks_around_reals() -> None:
     look = Look(judge, torch.randn(200, *SHAPE) * 2, None, lambda: pytest.fail("it asked for fakes"))
     term, _ = Dragan(weight=4.0, spread=0.5)(look, NOW)
     assert term.item() == pytest.approx(4 * (3 * SIZE**0.5 - 1) ** 2, rel=1e-4)
-    moved = (asked[0] - look.real.detach()) / (0.5 * look.real.std().item())
+    moved = ((asked[0] - look.real.detach()) / (0.5 * look.real.std().item())).flatten(1)
     assert 0 <= moved.min() < 0.01
-    assert 0.99 < moved.max() <= 1.00001
+    assert 0.9 < moved.max() <= 1.00001
+    # alpha u, both uniform: alpha is of the image and u of the value
+    assert moved.mean().item() == pytest.approx(1 / 4, abs=0.02)
+    assert moved.var().item() == pytest.approx(1 / 9 - 1 / 16, abs=0.01)
+    covariance = torch.cov(moved.T)
+    between = (covariance.sum() - covariance.trace()) / (SIZE * (SIZE - 1))
+    assert between.item() == pytest.approx(1 / 12 / 4, abs=0.005)  # var(alpha) mean(u)^2
 
 
 @pytest.mark.parametrize("fake", [False, True])
@@ -483,7 +493,7 @@ def test_frozen_parts_hold_still(frozen: int) -> None:
 
 
 def test_not_all_parts_can_be_frozen() -> None:
-    with pytest.raises(WrongUse, match="3 parts, so at most 2"):
+    with pytest.raises(WrongUse, match=r"3 parts, so at most 2.*\n\nhint: .*0 freezes none"):
         Adversarial(Generator(), Critic(), frozen=3).phases()
     with pytest.raises(WrongUse, match="frozen: -1"):
         Adversarial(Generator(), Critic(), frozen=-1).phases()
@@ -528,3 +538,34 @@ def test_what_the_log_says_of_a_critic() -> None:
     look.real_logit, look.fake_logit = torch.tensor([3.0, 1.0, -1.0, 5.0]), torch.tensor([0.0, 1.0, 2.0, 1.0])
     found = {key: value.item() for key, value in told(look).items()}
     assert found.items() >= {"real_logit": 2.0, "fake_logit": 1.0, "logit_gap": 1.0}.items()
+
+
+def test_images_are_blurred_before_they_are_augmented() -> None:
+    """An augmentation of noise stays as sharp as it is; the blur fades with the clock, alarms see it too."""
+    seen: list[Tensor] = []
+
+    class Mark(nn.Module):
+        """Notes what it is given, and adds one to a pixel."""
+
+        def forward(self, image: Tensor) -> Tensor:
+            seen.append(image.detach())
+            dot = torch.zeros_like(image)
+            dot[..., 1, 1] = 1
+            return image + dot
+
+    critic = Critic()
+    method = Adversarial(Generator(), critic, augment=Mark(), blur=lambda clock: 1.0 - clock.progress)
+    given: list[Tensor] = []
+    critic.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0].detach()))
+    reals = batch()
+    for clock in (NOW, Clock(1000, 1000, 0)):
+        method.look(reals, clock).real_logit  # noqa: B018
+        expected = blurred(reals.image, 1.0 - clock.progress)
+        torch.testing.assert_close(seen[-1], expected)
+        dot = given[-1] - expected
+        torch.testing.assert_close(dot[..., 1, 1], torch.ones(6, 2))
+        assert dot.abs().sum() == pytest.approx(12, abs=1e-4)
+    assert torch.equal(expected, reals.image)
+    assert not torch.equal(blurred(reals.image, 1.0), reals.image)
+    method.memory(reals, reals, NOW)
+    torch.testing.assert_close(given[-3], blurred(reals.image, 1.0))

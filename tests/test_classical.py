@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -392,6 +393,64 @@ def test_standing_statistics_are_those_of_the_images_sampled() -> None:
     torch.testing.assert_close(seen[0].std((0, 2, 3)), torch.ones(16), rtol=0, atol=0.02)
 
 
+def settled(name: str = "biggan") -> LatentModel:
+    model = LatentModel(loud(GENERATORS[name](classes=3))).eval()
+    standing_statistics(model)
+    return model
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"truncation": 0.3}])
+def test_each_truncation_has_standing_statistics_of_its_own(options: dict[str, float]) -> None:
+    """Those of the same weights computed anew; the model that it comes from, and its images, stay."""
+    model = settled()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    image = model.sample(range(8))
+    narrow = model.using(**options)
+    expected = LatentModel(copy.deepcopy(model.network), LatentOptions(**options)).eval()
+    stale = expected.sample(range(8))
+    standing_statistics(expected)
+    assert torch.equal(narrow.sample(range(8)), expected.sample(range(8)))
+    assert (stale.float() - narrow.sample(range(8)).float()).abs().mean() > 1
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert torch.equal(model.sample(range(8)), image)
+    weights = zip(model.parameters(), narrow.parameters(), strict=True)
+    assert all(p.data_ptr() == q.data_ptr() for p, q in weights)  # no second copy of what is large
+
+
+def test_standing_statistics_are_computed_once_and_again_for_other_weights() -> None:
+    model = settled()
+    narrow = model.using(threshold=0.5)
+    assert model.using(threshold=0.5).network is narrow.network
+    assert narrow.using(threshold=0.0).network is model.network
+    assert narrow.using(threshold=0.0).using(threshold=0.5).network is narrow.network
+    assert copy.deepcopy(narrow).using(threshold=0.5).standings.kept == {}
+    with torch.no_grad():
+        model.network.to_image.bias.add_(0.1)
+        next(model.network.blocks.parameters()).mul_(1.5)
+    again = model.using(threshold=0.5)
+    assert again.network is not narrow.network
+    expected = LatentModel(copy.deepcopy(model.network), LatentOptions(threshold=0.5)).eval()
+    standing_statistics(expected)
+    assert torch.equal(again.sample(range(8)), expected.sample(range(8)))
+    with torch.inference_mode():
+        inside = model.using(truncation=0.5)
+    assert not any(buffer.is_inference() for buffer in inside.buffers())
+
+
+def test_threads_find_the_same_standing_statistics() -> None:
+    model = settled("dcgan")
+    expected = {t: LatentModel(copy.deepcopy(model.network)).using(truncation=t) for t in (0.2, 0.4, 0.6)}
+    images = {t: found.eval().sample(range(4)) for t, found in expected.items()}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda t: (t, model.using(truncation=t).sample(range(4))), [0.2, 0.4, 0.6] * 4))
+    assert all(torch.equal(image, images[t]) for t, image in found)
+
+
+def test_models_without_batch_norms_share_their_network() -> None:
+    model = LatentModel(nn.Linear(2, 2))
+    assert model.using(truncation=0.5).network is model.network
+
+
 # truncation
 
 
@@ -439,7 +498,7 @@ def test_threshold_is_an_option_of_every_latent_model() -> None:
 @pytest.mark.parametrize("name", ["dcgan", "biggan"])
 def test_exports_with_its_norms_folded(name: str, tmp_path: Path) -> None:
     """Two of the four: each takes seconds. (All were checked once.)"""
-    model = LatentModel(loud(GENERATORS[name](classes=3)), LatentOptions(threshold=0.7)).eval()
+    model = settled(name).using(threshold=0.7)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     result = export(model, tmp_path / "model.onnx", batches=(1, 3, 8))
     assert result.difference is not None

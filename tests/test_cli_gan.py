@@ -13,6 +13,7 @@ from PIL import Image
 from conftest import made_up
 from diptych.cli import run
 from diptych.data.images import Images
+from diptych.latents import drawn, write_points
 from diptych.methods.edm import edm
 from diptych.methods.r3gan import r3gan
 from diptych.methods.stylegan2 import stylegan2
@@ -139,14 +140,53 @@ def test_directions_are_used_again(place: Path, capsys: pytest.CaptureFixture[st
     told = json.loads(capsys.readouterr().out)
     assert told["layers"] == [1]
     assert list(told["strength"]) == ["sefa 0", "sefa 1", "sefa 2"]
-    assert typed(place, "edit direction style --direction one.npz --which 1 --seeds 0,1 --out two.png") == 0
+    assert (
+        typed(
+            place, "edit direction style --direction one.directions.npz --which 1 --seeds 0,1 --out two.png"
+        )
+        == 0
+    )
     assert np.array_equal(shown(place / "two.png"), shown(place / "one.png")[2 * 65 + 7 : 4 * 65 + 6])
-    whole = (place / "one.npz").read_bytes()
-    assert typed(place, "edit direction style --direction one.npz --which 1 --seeds 0,1 --out one.png") == 0
-    assert (place / "one.npz").read_bytes() == whole  # what was asked of it is not all of it
-    assert typed(place, "edit direction style --direction two.npz --seeds 0 --out film.gif --steps 4") == 0
+    whole = (place / "one.directions.npz").read_bytes()
+    again = "edit direction style --direction one.directions.npz --which 1 --seeds 0,1 --out one.png"
+    assert typed(place, again) == 0
+    assert (place / "one.directions.npz").read_bytes() == whole  # what was asked of it is not all of it
+    assert (
+        typed(place, "edit direction style --direction two.directions.npz --seeds 0 --out film.gif --steps 4")
+        == 0
+    )
     with Image.open(place / "film.gif") as film:
         assert film.n_frames == 6  # there and back
+
+
+def test_no_file_of_another_kind_is_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Data sets and latents lie beside pictures of the same name, and are inputs of these very commands."""
+    (place / "kept").mkdir()
+    np.savez(place / "kept" / "photos.npz", images=np.zeros((4, 8, 8), np.uint8))
+    np.savez(place / "kept" / "other.directions.npz", images=np.zeros((4, 8, 8), np.uint8))
+    model = load_model(place / "style", "cpu")
+    write_points(place / "kept" / "latents.npz", drawn(model, [0, 1]))
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(place / "kept" / "reconstruction.png")
+    (place / "data").mkdir()
+    np.savez(place / "data" / "latents.npz", images=np.zeros((4, 8, 8), np.uint8))
+    sound = {file: file.read_bytes() for folder in ("kept", "data") for file in (place / folder).iterdir()}
+    assert typed(place, "edit direction style --sefa 1 --seeds 0 --out kept/photos.png") == 0
+    latents = "--sefa 1 --latents kept/latents.npz"
+    assert typed(place, f"edit direction style {latents} --out kept/latents.png") == 0
+    capsys.readouterr()
+    for text, said in {
+        "edit direction style --sefa 1 --seeds 0 --out kept/other.png": "holds something else",
+        f"edit direction style {latents} --out kept/latents.npz": "is no picture",
+        "edit mix style --rows 0 --columns 1 --out kept/latents.npz": "is no picture",
+        "sample style --latents kept/latents.npz --out kept/latents.npz": "would be written over",
+        "invert style kept --out kept": "reconstruction.png is read here",
+        "invert style kept --out data": "holds something else",
+    }.items():
+        assert typed(place, text) == 2
+        found = capsys.readouterr()
+        assert said in " ".join(found.err.split()), text
+        assert "hint: " in found.err
+    assert all(file.read_bytes() == data for file, data in sound.items())
 
 
 def test_directions_from_labels(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

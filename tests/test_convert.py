@@ -180,6 +180,13 @@ def test_a_training_begins_from_it_with_its_critic(tmp_path: Path) -> None:
     training.check_finite()
 
 
+def test_a_dict_without_networks_is_a_sentence_and_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "dict.pkl").write_bytes(pickle.dumps({"a": 1, "b": [2]}))
+    with pytest.raises(ConvertError, match="it holds no generator, nor another network") as caught:
+        convert(tmp_path / "dict.pkl")
+    assert "G_ema" in caught.value.hint
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, _, _ = r3gan(tmp_path / "network.pkl", 0)
     assert command(["convert", str(path), str(tmp_path / "run")]) == 0

@@ -108,6 +108,7 @@ def test_what_a_recipe_means_by_gamma() -> None:
     assert weight_of(3.0)(clock) == 3.0
     assert weight_of(3.0, falling)(clock) == pytest.approx(3 / math.sqrt(10))
     assert isinstance(weight_of("auto", falling), AutoGamma)
+    assert weight_of("none", falling)(clock) == 0  # type: ignore[operator]
     for wrong in (-1.0, math.nan, math.inf, "automatic"):
         with pytest.raises(WrongUse, match="gamma"):
             weight_of(wrong)  # type: ignore[arg-type]
@@ -142,3 +143,16 @@ def test_every_recipe_with_a_gamma_can_have_it_tuned(name: str) -> None:
     training.check_finite()
     (after,) = (v for k, v in training.method.state_dict().items() if k.endswith("exponent"))
     assert after != before
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_every_recipe_with_a_gamma_can_go_without_the_penalty(name: str) -> None:
+    spec, data = TUNED[name], made_up().train
+    given = {**spec.small, **({"loss": "non-saturating"} if name == "pggan" else {})}
+    weights = {}
+    for gamma in ("none", 0.0, 2.0):
+        (penalty,) = spec(data, **given, gamma=gamma).method.penalties  # type: ignore[union-attr]
+        weights[gamma] = penalty.weight(Clock(0, 1000, 0))
+    assert (weights["none"], weights[2.0]) == (0, 2)
+    by_size = name in ("stylegan2", "stylegan3", "pggan")
+    assert (weights[0.0] > 0) == by_size

@@ -6,6 +6,7 @@ A short share of benchmarks/fuzz.py, and what each refusal rests on.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import pkgutil
 import sys
@@ -28,6 +29,7 @@ import mutations
 from diptych import saveable as saving
 from diptych.allowance import BYTES, PER_VALUE, TooMuch, allowance
 from diptych.checking import Unbounded, bounded, made, misfit, need, shown
+from diptych.convert.official import convert
 from diptych.data import open_data
 from diptych.errors import DataError, DiptychError, RunError
 from diptych.files import read_json, unpacked_at_most, write_json
@@ -339,7 +341,6 @@ def test_naming_a_module_imports_nothing(name: str) -> None:
 
 
 def test_bytes_are_the_one_thing_that_a_pickle_makes() -> None:
-    import io
     import pickle
 
     encode = {Name("_codecs", "encode")}
@@ -347,6 +348,22 @@ def test_bytes_are_the_one_thing_that_a_pickle_makes() -> None:
     other = b"\x80\x02c_codecs\nencode\nX\x01\0\0\0aX\x05\0\0\0rot13\x86R."
     with pytest.raises(ConvertError, match="not latin1"):
         read_pickle(io.BytesIO(other), encode.__contains__)
+
+
+@pytest.mark.parametrize(("key", "fits"), [(2**63 - 1, True), (-(2**63), True), (2**63, False)])
+def test_keys_have_64_bits(key: int, fits: bool) -> None:
+    data = b"\x80\x02}\x8a\x09" + key.to_bytes(9, "little", signed=True) + b"Ns."
+    if fits:
+        assert read_pickle(io.BytesIO(data), set[Name]().__contains__) == {key: None}
+        return
+    with pytest.raises(ConvertError, match="a key beyond 64 bits"):
+        read_pickle(io.BytesIO(data), set[Name]().__contains__)
+
+
+def test_numbers_of_one_hash_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "network.pkl").write_bytes(bombs.alike(100))
+    with pytest.raises(ConvertError, match="a key beyond 64 bits"):
+        convert(tmp_path / "network.pkl")
 
 
 # ------------------------------------------------------------------------------------------ readers' limits

@@ -298,6 +298,9 @@ def test_truncation() -> None:
         torch.testing.assert_close(half, (made.mean + whole) / 2)
         coarse = model.using(truncation=0.5, cutoff=2).latents(Noise([1]))
     torch.testing.assert_close(coarse, torch.cat([half[:, :2], whole[:, 2:]], 1))
+    assert torch.equal(model.using(truncation=0.5, cutoff=6).latents(Noise([1])), half)  # all of them
+    with pytest.raises(WrongUse, match=r"cutoff 8 is beyond the 6 layers.*\n\nhint: 1 to 6.*0 truncates all"):
+        model.using(truncation=0.5, cutoff=8)
 
 
 def test_noise_inputs() -> None:
@@ -330,6 +333,9 @@ class Linear(nn.Module):
     def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         return (self.one * z)[:, None].expand(-1, 3, -1)
 
+    def draw(self, z: Tensor, label: Tensor | None = None) -> tuple[Tensor, str]:
+        return self.mapping(z, label), "const"
+
     def synthesis(self, styles: Tensor, noise: str = "const") -> Tensor:
         return torch.einsum("bld,ldn->bn", styles, self.matrix).view(-1, 2, 5, 5)
 
@@ -350,6 +356,28 @@ def test_path_length_of_a_linear_generator() -> None:
         torch.autograd.grad(v, made.matrix)[0] for v in (loss, 2 * (length - term.mean).square().mean())
     )
     torch.testing.assert_close(ours, theirs)
+
+
+def test_path_length_is_of_the_pass_that_training_renders() -> None:
+    """Styles of two latents are mixed and noise is random, as in the generator's own step."""
+    made = loud(generator(mixing=1.0)).train()
+    calls: list[tuple[Tensor, list[Tensor]]] = []
+    made.synthesis.register_forward_pre_hook(lambda module, given: calls.append(given))
+    batch, mean = Batch(torch.zeros(8, 3, 16, 16), Condition()), made.mean.clone()  # type: ignore[operator]
+    PathLength(shrink=1)(made, batch, Clock(0, 1, 0))
+    ((styles, noise),) = calls
+    mixed = (styles != styles[:, :1]).any(2).any(1)
+    assert mixed.all()
+    convs = made.synthesis.convs()  # type: ignore[union-attr, operator]
+    assert [x.shape for x in noise] == [(8, *conv.noise_shape) for conv in convs]
+    assert not any(torch.equal(x[0], x[1]) for x in noise)
+    assert torch.equal(made.mean, mean)
+    torch.manual_seed(3)
+    made(torch.randn(8, 6))
+    torch.manual_seed(3)
+    expected = made.draw(torch.randn(8, 6))  # type: ignore[operator]
+    assert torch.equal(calls[1][0], expected[0])
+    assert all(map(torch.equal, calls[1][1], expected[1]))
 
 
 @pytest.mark.parametrize("architecture", ["resnet", "skip", "orig"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import made_up
-from diptych.adversarial.blur import Blurred, fading
+from diptych.adversarial.blur import blurred, fading
 from diptych.adversarial.equivariance import (
     common_band,
     equivariance,
@@ -312,23 +312,26 @@ def test_common_band_keeps_what_both_can_show() -> None:
 
 
 def test_the_critics_blur_fades() -> None:
-    class Sum(nn.Module):
-        def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
-            return image[:, 0, 16, 16]
-
-    critic, fade = Blurred(Sum()), fading(4.0, 0.1)
+    fade = fading(4.0, 0.1)
     image = torch.zeros(1, 1, 33, 33)
     image[0, 0, 16, 20] = 1
     seen = []
     for images in (0, 500, 1000, 5000):
-        fade(critic, Clock(images, 10_000, 0))
-        seen.append((critic.sigma, float(critic(image))))
+        sigma = fade(Clock(images, 10_000, 0))
+        seen.append((sigma, float(blurred(image, sigma)[0, 0, 16, 16])))
     assert [sigma for sigma, _ in seen] == pytest.approx([4, 2, 0, 0])
     weights = [sum(2 ** -((i / s) ** 2) for i in range(-int(3 * s), int(3 * s) + 1)) for s in (4, 2)]
     assert [value for _, value in seen] == pytest.approx(
         [0.5 / weights[0] ** 2, 2**-4 / weights[1] ** 2, 0, 0]
     )
-    assert fade(nn.Linear(1, 1), Clock(0, 1, 0)) is None
+
+
+@pytest.mark.parametrize(("more", "sigma"), [({}, None), ({"config": "r"}, 10 * 8 / 256), ({"blur": 3.0}, 3)])
+def test_the_recipe_blurs_for_rotation_alone(more: dict[str, object], sigma: float | None) -> None:
+    spec, data = recipes()["stylegan3"], made_up().train
+    blur = spec(data, **spec.small, **more).method.blur  # type: ignore[union-attr]
+    assert (blur and blur(Clock(0, 100, 0))) == (sigma and pytest.approx(sigma))
+    assert blur is None or blur(Clock(2, 100, 0)) == 0
 
 
 @pytest.mark.parametrize(("kind", "more"), [(StyleGAN3Generator, {"layers": 3}), (StyleGAN2Generator, {})])

@@ -23,7 +23,7 @@ from diptych.loop import train as train_at_length
 from diptych.probe import Plan
 from diptych.runs import Run
 from diptych.training import Settings, Training
-from diptych.transfer import transfer
+from diptych.transfer import begin, transfer
 
 GAN, EDM = catalog.recipe("dcgan"), catalog.recipe("edm")
 BUDGET = Settings(budget="32-images", ticks=1, device="cpu")
@@ -100,6 +100,43 @@ def test_other_classes_keep_the_rest(
     (line,) = [record.getMessage() for record in caplog.records if "as initialised" in record.getMessage()]
     assert f"{taken.tensors} of {taken.tensors + 1} tensors" in line
     assert left in line
+
+
+def warnings_of(
+    caplog: pytest.LogCaptureFixture, spec: Any, run: Path, theirs: dict[str, Any], ours: dict[str, Any]
+) -> list[str]:
+    """What is warned of where a training with other arguments begins from a run."""
+    data = made_up(classes=2)
+    old = train(spec, data, run, arguments={**spec.small, **theirs}, settings=BUDGET)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "diptych"):
+        training = build(spec, data, {**spec.small, **ours}, from_run(old), 1000)
+        before = torch.random.get_rng_state()
+        begin(training)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    return [line for line in caplog.messages if "mean something else" in line]
+
+
+def test_settings_that_no_shape_tells_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = catalog.recipe("stylegan2")
+    theirs = {"label_gain": 0.1, "group": 2, "mixing": 0.5, "lr": 0.02}
+    (said,) = warnings_of(caplog, spec, tmp_path / "a", theirs, {"label_gain": 1.0})
+    assert "label_gain of the generator is 1.0, there it is 0.1" in said
+    assert "group of the critic is 4, there it is 2" in said
+    assert "mixing" not in said
+    assert said.count("there it is") == 2
+
+
+def test_a_denoisers_settings_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (said,) = warnings_of(caplog, catalog.recipe("ddpm"), tmp_path / "a", {}, {"betas": "cosine"})
+    assert "betas of the schedule is cosine, there it is linear" in said
+    assert said.count("there it is") == 1
+
+
+def test_sizes_that_shapes_tell_are_not_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = catalog.recipe("stylegan2")
+    assert not warnings_of(caplog, spec, tmp_path / "a", {}, {})
+    assert not warnings_of(caplog, spec, tmp_path / "b", {"width": 4, "architecture": "resnet"}, {"batch": 4})
 
 
 def test_a_run_says_what_it_began_from_and_learns_faster(source: dict[str, Run], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.errors import WrongUse
+from diptych.errors import DiptychError, WrongUse
 from diptych.latents import (
     Points,
     chosen_layers,
@@ -24,6 +24,8 @@ from diptych.latents import (
     write_arrays,
 )
 from diptych.model import Condition, Model
+
+SUFFIX = ".directions.npz"  # of what is kept beside a picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +172,17 @@ def write_directions(path: Path, directions: Directions) -> None:
     write_arrays(path, arrays)
 
 
+def check_place(path: Path) -> None:
+    """Raises WrongUse where a file lies there that holds something else than directions: it may be data."""
+    try:
+        if path.exists():
+            read_directions(path)
+    except DiptychError as error:
+        raise WrongUse(
+            f"directions would be written to {path}, which holds something else", "another name for --out"
+        ) from error
+
+
 def read_directions(path: Path, layers: Sequence[int] = ()) -> Directions:
     """What `write_directions` left, for its layers or others. Raises WrongUse where it is something else."""
     arrays = read_arrays(path, "vectors")
@@ -177,7 +190,7 @@ def read_directions(path: Path, layers: Sequence[int] = ()) -> Directions:
     fits = all(name in arrays and arrays[name].shape == (k,) for name in ("deviation", "strength", "names"))
     whole = "layers" in arrays and arrays["layers"].ndim == 1 and arrays["layers"].dtype.kind == "i"
     if not k or not fits or not whole or not len(arrays["layers"]) or arrays["layers"].min() < 0:
-        raise WrongUse(f"{path} holds no directions", "diptych edit direction --out x.png leaves x.npz")
+        raise WrongUse(f"{path} holds no directions", f"diptych edit direction --out x.png leaves x{SUFFIX}")
     vectors, deviation, strength = (
         torch.from_numpy(arrays[name]).float() for name in ("vectors", "deviation", "strength")
     )

@@ -201,6 +201,11 @@ class Model(nn.Module, ABC):
     def check(self, condition: Condition, n: int) -> None:
         """Raises WrongUse where the condition is not one that this model understands."""
         for name in condition.given():
+            if name == "label" and name not in self.wants:
+                raise WrongUse(
+                    "this model was trained without classes: it does not take a label",
+                    "leave the label out, or train on images with labels: a folder for each class, say",
+                )
             if name not in self.wants:
                 raise WrongUse(
                     f"{type(self).__name__} does not take {name!r} as a condition",

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diptych.errors import RunError, WrongUse
-from diptych.files import read_tensors
+from diptych.errors import DiptychError, RunError, WrongUse
+from diptych.files import read_json, read_tensors
 from diptych.fsdp import as_in
-from diptych.runs import open_run
+from diptych.likeness import unlike
+from diptych.runs import Run, open_run
+from diptych.saveable import to_tree
 from diptych.training import Training
 
 log = logging.getLogger("diptych")
+CRITIC = "critic.json"  # beside weights that were converted: the constructors of their critic
 NAMED = 3  # tensors that did not fit are named, so many of them
 
 
@@ -44,6 +48,12 @@ def begin(training: Training) -> float:
     """Takes over what the settings name, and says it in the log. Returns the seconds spent so far: none."""
     if training.settings.init:
         log.info("%s", transfer(training, training.settings.init))
+        if apart := list(other_settings(training, training.settings.init)):
+            log.warning(
+                "the weights of %s mean something else here: %s; its settings would keep its images",
+                training.settings.init,
+                "; ".join(apart),
+            )
     elif still := held_still(training):
         log.warning(
             "%s hold still as they were initialised: to freeze layers is meant for a training that "
@@ -113,6 +123,43 @@ def told(instead: Path) -> Iterator[None]:
         log.warning("%s: only the model is taken over, %s", error.message, instead)
 
 
+def other_settings(training: Training, run: str) -> Iterator[str]:
+    """Arguments of networks that differ from that run's though no shape tells it, each as a phrase."""
+    opened, critic = open_run(run), described(getattr(training.method, "critic", None))
+    part = "model" if critic is None else "generator"
+    with suppress(RunError):  # a model that is not @saveable says nothing of itself
+        yield from unlike(training.method.model, read_json(opened.path / "model.json"), part)
+    if critic is None:
+        return
+    with suppress(DiptychError, ValueError, TypeError):  # nor does a recipe of another version or package
+        if (theirs := critic_of(opened, training)) is not None:
+            yield from unlike(critic, theirs, "critic")
+
+
+def described(critic: nn.Module | None) -> nn.Module | None:
+    """A critic that is @saveable, taken out of what it is wrapped in; None where there is none."""
+    while critic is not None and not hasattr(critic, "_arguments"):
+        critic = getattr(critic, "critic", None)
+    return critic
+
+
+def critic_of(opened: Run, training: Training) -> Mapping[str, Any] | None:
+    """The constructors of a run's critic: as converted, or as its recipe makes it of our data."""
+    from diptych import catalog  # imports every method
+
+    if (opened.path / CRITIC).exists():
+        tree = read_json(opened.path / CRITIC)
+        return tree if isinstance(tree, Mapping) else None
+    if not (opened.path / "recipe.json").exists():
+        return None
+    recorded = opened.recipe
+    spec = catalog.recipe(recorded["recipe"])
+    given = {name: value for name, value in recorded.get("arguments", {}).items() if name in spec.defaults}
+    with torch.random.fork_rng(devices=[]):  # weights remain a function of the seed
+        critic = described(getattr(spec(training.data, **given).method, "critic", None))
+    return None if critic is None else to_tree(critic)
+
+
 @torch.no_grad()
 def copied(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> set[str]:
     """Writes theirs over ours where names and shapes agree; returns those names."""
@@ -122,4 +169,4 @@ def copied(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> set[str]
     return same
 
 
-__all__ = ["Taken", "begin", "transfer"]
+__all__ = ["CRITIC", "Taken", "begin", "other_settings", "transfer"]

@@ -20,7 +20,7 @@ from diptych.adversarial.penalties import Weight
 from diptych.errors import WrongUse
 from diptych.method import Clock
 
-Gamma = float | Literal["auto"]
+Gamma = float | Literal["auto", "none"]
 LEAST, MOST = 1e-4, 1e4
 FALLING = 0.25  # how quick it falls, as a share of how quick it rises
 
@@ -64,13 +64,15 @@ class AutoGamma(nn.Module):
 
 
 def weight_of(gamma: Gamma, schedule: Callable[[float, Clock], float] = lambda gamma, clock: gamma) -> Weight:
-    """The Weight that a recipe's `gamma` means: a number on its schedule, or one that tunes itself.
+    """The Weight that a recipe's `gamma` means: a number on its schedule, one that tunes itself, or nothing.
 
     Raises WrongUse for a number that is no weight.
     """
+    if gamma == "none":
+        return lambda clock: 0.0
     if isinstance(gamma, str):
         if gamma != "auto":
-            raise WrongUse(f"gamma is a number or auto, not {gamma!r}")
+            raise WrongUse(f"gamma is a number, auto or none, not {gamma!r}", "--gamma 1, say")
         return AutoGamma()
     if not 0 <= gamma < math.inf:
         raise WrongUse(f"gamma is at least 0 and finite, not {gamma}", "or auto, which finds it")

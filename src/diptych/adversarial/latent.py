@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
+from diptych.adversarial.standing import Standings
 from diptych.adversarial.truncated import LARGEST, truncated_normal
 from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise, takes_after
-from diptych.saveable import saveable
+from diptych.saveable import rebuilt, saveable
 
 
 class GeneratorModel(Model):
@@ -26,6 +27,7 @@ class GeneratorModel(Model):
     def __init__(self, network: nn.Module, options: Any, units: nn.Module | None = None) -> None:
         super().__init__()
         self.network, self.options, self.units = network, options, units
+        self.standings = Standings()
         takes_after(self, network)
         if units is not None:
             takes_after(self, units)
@@ -33,6 +35,18 @@ class GeneratorModel(Model):
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]."""
         return self.render(self.latents(noise, condition), condition, noise)
+
+    def using(self, **changes: Any) -> Self:
+        """The same weights with other options, and batch norms with the statistics of what these draw.
+
+        Where there are batch norms it makes some images for that, once for the same options; see `Standings`.
+        """
+        twin = super().using(**changes)
+        network = self.standings.network(self, twin.options)
+        if network is not self.network:
+            twin = rebuilt(twin, network=network)
+        twin.standings = self.standings
+        return twin
 
     @abstractmethod
     def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:

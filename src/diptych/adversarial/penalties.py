@@ -150,7 +150,8 @@ class LipschitzPenalty(Penalty):
 class Dragan(Penalty):
     """weight (||d D / d x|| - 1)^2 around reals (Kodali et al., 2017, arXiv:1705.07215).
 
-    Points lie at x + spread * std(x) * u, with u uniform in [0, 1] for each value, as in its code.
+    Points lie at x + alpha * spread * std(x) * u as in its code: u is uniform in [0, 1] for each value, alpha
+    for each image, a place on the line from the real to its perturbed twin.
     """
 
     name = "dragan"
@@ -162,7 +163,8 @@ class Dragan(Penalty):
     def forward(self, look: Look, clock: Clock) -> Loss:
         """At one point near each real."""
         real = look.real.detach()
-        near = (real + self.spread * real.std() * torch.rand_like(real)).requires_grad_()
+        share = torch.rand_like(real[:, :1, :1, :1])
+        near = (real + share * self.spread * real.std() * torch.rand_like(real)).requires_grad_()
         size = (norm(slope_square(look.judge(near, look.label), near)) - 1).square().mean()
         return self.weight * size, {self.name: size.detach()}
 

@@ -32,8 +32,9 @@ class PathLength(Regulariser):
     """A step of one length in style space moves images by one length (StyleGAN2, Karras et al., 2020,
     arXiv:1912.04958, equation 4).
 
-    The generator has `mapping(z, label) -> styles (B, L, D)` and `synthesis(styles)`. shrink: the term is
-    computed on that fraction of the batch.
+    The generator has `draw(z, label) -> (styles (B, L, D), noise)`, what a training pass renders, and
+    `synthesis(styles, noise)`: as in its code, styles are mixed and noise inputs random where they are in the
+    generator's own step. shrink: the term is computed on that fraction of the batch.
     """
 
     name = "path_length"
@@ -51,8 +52,8 @@ class PathLength(Regulariser):
         n = max(1, batch.image.shape[0] // self.shrink)
         label = batch.condition.label
         z = torch.randn(n, generator.latent, device=batch.image.device)  # type: ignore[call-overload]
-        styles = generator.mapping(z, None if label is None else label[:n])  # type: ignore[operator]
-        image = generator.synthesis(styles)  # type: ignore[operator]
+        styles, noise = generator.draw(z, None if label is None else label[:n])  # type: ignore[operator]
+        image = generator.synthesis(styles, noise)  # type: ignore[operator]
         y = torch.randn_like(image) / math.sqrt(image.shape[2] * image.shape[3])
         (slope,) = torch.autograd.grad((image * y).sum(), styles, create_graph=True)
         length = (slope.square().sum(2).mean(1) + 1e-12).sqrt()

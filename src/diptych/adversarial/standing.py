@@ -1,15 +1,78 @@
 """Standing statistics: what batch norm is told when a generator draws one image at a time (BigGAN, Brock et
-al., 2019, arXiv:1809.11096, appendix A)."""
+al., 2019, arXiv:1809.11096, appendix), once for each truncation: narrower latents have others."""
 
 from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from diptych.adversarial.latent import GeneratorModel
 from diptych.model import Condition, Noise
+from diptych.saveable import rebuilt
+
+if TYPE_CHECKING:
+    from diptych.adversarial.latent import GeneratorModel
 
 FIRST = 2**40  # seeds that nobody samples with
+Weights = tuple[tuple[int, int], ...]
+
+
+class Standings:
+    """The networks of models that `using` made of each other: one memory of weights, and for each way to draw
+    latents the statistics that batch norms meet there.
+
+    BigGAN's published generators keep statistics for each of 51 truncations (Brock et al., 2019,
+    arXiv:1809.11096, appendix). Here they are computed when options are first asked for, from seeds that are
+    always the same, and forgotten when weights change. A copy begins empty: its weights may change alone.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[Weights, Any], nn.Module] = {}  # replaced, never changed: threads read it
+
+    def __reduce__(self) -> tuple[type[Standings], tuple[()]]:
+        return type(self), ()
+
+    def network(self, model: GeneratorModel, options: Any) -> nn.Module:
+        """The model's network with the statistics of these options; its own where no batch norm has any."""
+        own: nn.Module = model.network
+        if options == model.options or not batch_norms(own):
+            return own
+        now, before = weights(own), self.kept
+        kept = {key: network for key, network in before.items() if key[0] == now}
+        if not before:  # whose statistics came with its weights: options that are taken back mean those
+            kept[now, model.options] = own
+        if (now, options) not in kept:
+            kept[now, options] = told(model, options)
+        self.kept = kept
+        return kept[now, options]
+
+
+def told(model: GeneratorModel, options: Any) -> nn.Module:
+    """A twin of the model's network with the standing statistics of these options; the model is unchanged."""
+    with torch.inference_mode(False):  # else nothing could be differentiated through the statistics
+        twin = rebuilt(model, network=twin_of(model.network), options=options).eval()
+        standing_statistics(twin)
+    return twin.network  # type: ignore[no-any-return]
+
+
+def twin_of(network: nn.Module) -> nn.Module:
+    """The same network, whose weights lie in the same memory, with statistics of its own."""
+    own = {id(buffer) for norm in batch_norms(network) for buffer in norm.buffers()}
+    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in network.parameters()}
+    shared |= {id(buffer): buffer.detach() for buffer in network.buffers() if id(buffer) not in own}
+    return copy.deepcopy(network, shared)
+
+
+def weights(network: nn.Module) -> Weights:
+    """What is another once a weight was changed or moved."""
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in network.parameters())
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """All that there are."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 @torch.no_grad()
@@ -19,7 +82,7 @@ def standing_statistics(model: GeneratorModel, batches: int = 0, size: int = 64)
     batches: 0: 16 for images of up to 64 pixels, 4 above: a large image has as many pixels to count.
     Without it averaged weights meet the statistics of other weights. Does nothing where there are none.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = batch_norms(model)
     if not norms:
         return
     batches = batches or (16 if max(model.image_shape[1:]) <= 64 else 4)

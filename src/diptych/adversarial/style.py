@@ -52,6 +52,11 @@ class StyleModel(GeneratorModel):
         units: nn.Module | None = None,
     ) -> None:
         super().__init__(network, options, units)
+        if options.cutoff > (layers := self.network.layers):
+            raise WrongUse(
+                f"cutoff {options.cutoff} is beyond the {layers} layers that this model has",
+                f"1 to {layers}, counted from the coarsest on; 0 truncates all",
+            )
 
     def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Styles (B, L, D), drawn towards the mean style by the truncation."""

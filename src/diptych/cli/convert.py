@@ -27,6 +27,7 @@ def convert(
     """
     import logging
 
+    from diptych.convert.commands import training_line
     from diptych.convert.official import convert as converted
     from diptych.convert.official import save
 
@@ -36,13 +37,14 @@ def convert(
     for note in found.notes:
         logging.getLogger("diptych").warning("%s", note)
     logging.getLogger("diptych").warning("licence: %s", found.family.licence)
+    line = training_line(found, out)
     if as_json:
-        show({"out": str(out), **found.describe()})
+        show({"out": str(out), **found.describe(), "train": line})
         return
     channels, height, width = found.model.image_shape
     classes = f", {found.model.classes} classes" if found.model.classes else ""
     print(f"{found.family.name} from {network} ({found.chosen}, sha256 {found.sha256})")
     print(f"{found.parameters:,} parameters, {width}x{height} pixels, {channels} channels{classes}")
     if found.critic is not None:
-        print(f"with its critic: diptych train RECIPE DATA --init {out}")
+        print(f"to train on, with its critic: {line}")
     print(out)

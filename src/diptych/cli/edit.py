@@ -23,7 +23,7 @@ LATENT = {  # these are a GAN's; help is given here, or their module would have 
     "direction": "Find directions of a GAN's latent space, and move images along them.\n\n"
     "One of --sefa 3, --jacobian 3, --from-labels DATA and --direction FILE. A row shows an image moved from "
     "-scale to +scale; those of each direction stand together. The directions are kept beside the picture as "
-    ".npz, for --direction.",
+    ".directions.npz, for --direction.",
 }
 for latent, line in LATENT.items():
     app.command(f"diptych.cli.edit_latents:{latent}", name=latent, help=line)

@@ -19,6 +19,7 @@ from diptych.cli.common import (
     show,
     with_options,
 )
+from diptych.cli.sample import SHEETS, spare
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ def opened(
     return generator_of(model), asked(model, label, attributes)
 
 
+def check_name(out: Path, suffixes: tuple[str, ...]) -> None:
+    """Raises WrongUse for a suffix that is no picture's: before images are made for it."""
+    if out.suffix.lower() not in ("", *suffixes):
+        raise WrongUse(f"--out {out} is no picture", f"its suffix is {', '.join(suffixes)}")
+
+
 def mix(
     run: Run,
     *,
@@ -71,6 +78,7 @@ def mix(
     """
     from diptych import mixing, pictures
 
+    check_name(out, SHEETS)
     model, told = opened(run, device, options, label, attributes)
     down, across = numbers(rows), numbers(columns)
     chosen = numbers(layers) if layers else []
@@ -122,7 +130,7 @@ def direction(
 
     One of --sefa 3, --jacobian 3, --from-labels DATA and --direction FILE. A row shows an image moved from
     -scale to +scale; those of each direction stand together. The directions are kept beside the picture as
-    .npz, for --direction.
+    .directions.npz, for --direction.
     """
     from diptych import directions, labelled, pictures
     from diptych.latents import drawn, read_points
@@ -130,6 +138,13 @@ def direction(
     ways = {"sefa": sefa, "jacobian": jacobian, "from-labels": from_labels, "direction": direction}
     if sum(way is not None for way in ways.values()) != 1:
         raise WrongUse("one way to a direction is needed", "one of " + ", ".join(f"--{way}" for way in ways))
+    check_name(out, (*SHEETS, *pictures.MOVING))
+    beside = out.with_suffix(directions.SUFFIX)
+    known_before = direction is not None and beside.resolve() == direction.resolve()
+    spare([out], [latents, direction, from_labels])
+    if not known_before:  # --which would leave fewer in it
+        spare([beside], [latents, from_labels])
+        directions.check_place(beside)
     model, told = opened(run, device, options, label, attributes)
     if latents is not None and (seeds or told is not None):
         raise WrongUse("--seeds and labels mean nothing to given points", "leave --latents or them out")
@@ -153,8 +168,7 @@ def direction(
     points = read_points(latents, model) if latents else drawn(model, numbers(seeds or "0-3"), told)
     images = directions.traverse(model, points, found, scale, steps or (45 if moving else 5), batch)
     draw(images, out, fps)
-    beside = out.with_suffix(".npz")
-    if direction is None or beside.resolve() != direction.resolve():  # --which would leave fewer in it
+    if not known_before:
         directions.write_directions(beside, found)
     strength = dict(zip(found.names, found.strength.tolist(), strict=True))
     done: dict[str, Any] = {"edit": "direction", "out": str(out), "directions": str(beside)}

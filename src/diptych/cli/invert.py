@@ -10,14 +10,15 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from diptych.cli.common import OUTPUT, Json, Options, asked, say_on_stderr, show, with_options
-from diptych.errors import WrongUse
+from diptych.cli.sample import spare
+from diptych.errors import DiptychError, WrongUse
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def invert(
     run: Annotated[Path, Parameter(help="A run directory of a GAN.")],
-    images: Annotated[list[Path], Parameter(help="Pictures, and folders of them.")],
+    images: Annotated[list[Path], Parameter(negative="", help="Pictures, and folders of them.")],
     *,
     out: Annotated[
         Path, Parameter(group=OUTPUT, help="A folder: latents.npz, reconstruction.png, inversion.json.")
@@ -71,9 +72,10 @@ def invert(
     if odd := set(LIMITS) & options.keys():
         raise WrongUse(f"--{min(odd)} means nothing here: latents are sought without truncation")
     check_noise(options)
+    files = pictures_in(images)
+    check_place(out, files)
     model, _ = with_options(generator_of(load_model(run, device)), options)
     how = inversion.InversionOptions(space, steps, lr, start, candidates, pixels, batch=batch)
-    files = pictures_in(images)
     shown = torch.stack([picture(file, model.image_shape, fit) for file in files])
     names, told = tuple(map(str, files)), asked(model, label, attributes)
     watch = progress(len(files) * steps)
@@ -84,6 +86,21 @@ def invert(
     record = {"run": str(run), "space": found.space, "steps": steps, "images": found.facts()}
     write_json(out / "inversion.json", record)
     show(record | {"out": str(out)}) if as_json else print(out)
+
+
+def check_place(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises WrongUse where an input, or latents.npz that holds something else, would be written over."""
+    from diptych.latents import read_arrays
+
+    latents = out / "latents.npz"
+    spare([latents, out / "reconstruction.png", out / "inversion.json"], inputs)
+    try:
+        if latents.exists():
+            read_arrays(latents, "latents")
+    except DiptychError as error:
+        raise WrongUse(
+            f"latents would be written to {latents}, which holds something else", "another --out"
+        ) from error
 
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,6 +133,7 @@ def sample(
     say_on_stderr()
     keep_buffers()
     check_name(out)
+    spare([out], [latents])
     moving = out.suffix.lower() in pictures.MOVING
     if not moving and walk != Walk():
         raise WrongUse(f"--out {out} is no film: --frames, --fps and --tiles mean nothing", "--out walk.gif")
@@ -239,6 +240,14 @@ def check_name(out: Path) -> None:
             f"{', '.join(SHEETS)} for a sheet, .npz for an array, {', '.join(MOVING)} for a walk, "
             "no suffix for a folder",
         )
+
+
+def spare(written: Iterable[Path], read: Iterable[Path | str | None]) -> None:
+    """Raises WrongUse where a file that is to be written is one that is read."""
+    inputs = {Path(source).resolve() for source in read if source is not None}
+    for out in written:
+        if out.resolve() in inputs:
+            raise WrongUse(f"{out} is read here, and would be written over", "another name for --out")
 
 
 def warn_of_others(out: Path, names: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ from diptych.convert.contents import Contents, Network, read_networks
 from diptych.errors import RunError
 from diptych.files import write_json
 from diptych.runs import Run, save_model
+from diptych.saveable import to_tree
+from diptych.transfer import CRITIC
 from diptych.unpickler import ConvertError
 
 M = TypeVar("M", bound=nn.Module)
@@ -96,8 +98,13 @@ def translated(path: Path, contents: Contents) -> Converted:
     """The networks of what was read."""
     chosen = next((name for name in PREFERRED if name in contents.networks), None)
     if chosen is None:
-        names = ", ".join(sorted(contents.networks)[:5]) or "none"
-        raise ConvertError(f"it holds no generator: its networks are {names[:100]}")
+        names = ", ".join(sorted(contents.networks)[:5])
+        raise ConvertError(
+            f"it holds no generator: its networks are {names[:100]}"
+            if names
+            else "it holds no generator, nor another network",
+            f"a generator is called {', '.join(PREFERRED)}; official networks come as .pkl files with one",
+        )
     family = family_of(contents.networks[chosen])
     model = family.model(contents.networks[chosen])
     notes = list[str]()
@@ -140,10 +147,12 @@ def save(converted: Converted, out: str | Path, *, force: bool = False) -> None:
         if not force:
             raise RunError(f"{out} holds weights that were converted before", "choose another, or --force")
     save_model(converted.model, out)
+    (out / CRITIC).unlink(missing_ok=True)
     state = {
         f"model.{key}": tensor for key, tensor in (converted.trained or converted.model).state_dict().items()
     }
     if converted.critic is not None:
         state |= {f"critic.{key}": tensor for key, tensor in converted.critic.state_dict().items()}
+        write_json(out / CRITIC, to_tree(converted.critic))  # what shapes do not tell of it
     Run(out).checkpoints.write(0, {"method": state, "average": converted.model.state_dict()}, keep=1)
     write_json(out / SOURCE, converted.describe())

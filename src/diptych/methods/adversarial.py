@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from diptych.adversarial.blur import blurred
 from diptych.adversarial.latent import GeneratorModel, LatentModel
 from diptych.adversarial.look import Look
 from diptych.adversarial.losses import game
@@ -33,8 +34,8 @@ class Adversarial(Method):
     fakes alike; where it has `observe(real_logit, clock)`, it is told how the reals fare. critic_steps: turns
     of the critic for one of the generator. frozen: so many of the critic's first stages hold still
     ("Freeze-D"). clip_weights: WGAN's box for the critic's weights. grow: is given both networks before each
-    turn. reals: what real images (B, C, H, W) look like at this time. lr, betas: of both, or (generator's,
-    critic's).
+    turn. reals: what real images (B, C, H, W) look like at this time. blur: width in pixels of a Gaussian
+    that all images pass before they are augmented. lr, betas: of both, or (generator's, critic's).
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Adversarial(Method):
         clip_weights: float = 0.0,
         grow: Grow | None = None,
         reals: Callable[[Tensor, Clock], Tensor] | None = None,
+        blur: Schedule | None = None,
     ) -> None:
         super().__init__()
         for name, every in (
@@ -73,7 +75,8 @@ class Adversarial(Method):
         self.lr = checked_rate(generator_lr), checked_rate(critic_lr)
         self.betas = both(betas)
         self.lr_scale, self.critic_steps, self.frozen = lr_scale, critic_steps, frozen
-        self.clip_weights, self.grow, self.reals = clip_weights, grow, reals
+        self.clip_weights, self.grow, self.reals, self.blur = clip_weights, grow, reals, blur
+        self.sigma = 0.0  # of the blur; follows the clock
 
     @property
     def generator(self) -> nn.Module:
@@ -121,10 +124,14 @@ class Adversarial(Method):
 
     def memory(self, train: Batch, held_out: Batch, clock: Clock) -> Mapping[str, Tensor]:
         """The critic's logits of images that are not augmented (Karras et al., 2020, arXiv:2006.06676)."""
+        self.set_blur(clock)
         train, held_out = self.heard(train, clock), self.heard(held_out, clock)
         fake = Batch(self.fakes(train), train.condition)
         batches = {"train": train, "held_out": held_out, "fake": fake}
-        return {name: self.critic(b.image, b.condition.label).float() for name, b in batches.items()}
+        return {
+            name: self.critic(blurred(b.image, self.sigma), b.condition.label).float()
+            for name, b in batches.items()
+        }
 
     def firmer(self, factor: float) -> None:
         """Makes every penalty this many times as heavy. Raises WrongUse where there is none."""
@@ -187,8 +194,8 @@ class Adversarial(Method):
         return Look(self.judge, batch.image, batch.condition.label, generate)
 
     def judge(self, image: Tensor, label: Tensor | None) -> Tensor:
-        """Logits (B,) of images seen through the augmentation."""
-        return self.critic(self.augment(image), label)  # type: ignore[no-any-return]
+        """Logits (B,) of images seen through the augmentation, and first through the blur."""
+        return self.critic(self.augment(blurred(image, self.sigma)), label)  # type: ignore[no-any-return]
 
     def fakes(self, batch: Batch) -> Tensor:
         """One fake for each real, with its label, and of float32 as reals are."""
@@ -207,6 +214,12 @@ class Adversarial(Method):
         if self.grow is not None:
             for network in (self.generator, self.critic):
                 self.grow(network, clock)
+        self.set_blur(clock)
+
+    def set_blur(self, clock: Clock) -> None:
+        """As the schedule says, where there is one."""
+        if self.blur is not None:
+            self.sigma = self.blur(clock)
 
 
 def told(look: Look) -> dict[str, Tensor]:
@@ -243,7 +256,8 @@ def unfrozen(critic: nn.Module, frozen: int) -> list[nn.Module]:
     kept = list(parts)
     if frozen >= len(kept):
         raise WrongUse(
-            f"this critic has {len(kept)} parts, so at most {len(kept) - 1} can be frozen, not {frozen}"
+            f"this critic has {len(kept)} parts, so at most {len(kept) - 1} can be frozen, not {frozen}",
+            "the last one has to learn what the new images are judged by; 0 freezes none",
         )
     return kept[frozen:]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.regularisers import Orthogonal
@@ -60,6 +63,8 @@ def biggan(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
+    if not (data.classes or data.told):
+        say_unlabelled("biggan")
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)
     sizes = {
         **labels_of(data),
@@ -80,3 +85,13 @@ def biggan(
         frozen=freeze,
     )
     return Recipe(method, batch=batch)
+
+
+@cache
+def say_unlabelled(name: str) -> None:
+    """A warning, once: the recipe is built many times on the way to a training."""
+    logging.getLogger("diptych").warning(
+        "no labels were found, so %s is trained without classes; a folder for each class, labels.csv beside "
+        "the images, or labels in an .npz give them",
+        name,
+    )

@@ -7,6 +7,7 @@ from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.biggan import say_unlabelled
 from diptych.methods.units import units_of
 from diptych.networks.biggan_deep import DeepCritic, DeepGenerator
 from diptych.recipe import Recipe, recipe
@@ -63,6 +64,8 @@ def biggan_deep(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
+    if not (data.classes or data.told):
+        say_unlabelled("biggan-deep")
     width = width or (64 if min(data.shape[1:]) <= 16 else 128)
     sizes = {
         **labels_of(data),

@@ -58,7 +58,7 @@ def pggan(
         wasserstein: with gradient penalty and drift term, as the paper; or non-saturating, with R1.
     gamma
         Weight of R1 where the loss is non-saturating; 0: 0.0002 times pixels over batch, but at least 0.01;
-        auto: follows from how far apart the critic holds reals and fakes.
+        auto: follows from how far apart the critic holds reals and fakes; none: no penalty.
     grown
         The share of training after which the networks have their full size; 0: from the start.
     group

@@ -66,7 +66,7 @@ def stylegan2(
         Images a step.
     gamma
         Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.01; auto: follows from how
-        far apart the critic holds reals and fakes.
+        far apart the critic holds reals and fakes; none: no penalty, to see what it is for.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
     path_length

@@ -3,20 +3,19 @@ lazy R1; neither path length regularisation nor style mixing."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, get_args
 
 from torch import nn
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.blur import Blurred, fading
+from diptych.adversarial.blur import fading
 from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
 from diptych.method import Clock
-from diptych.methods.adversarial import Adversarial, Grow, labels_of
+from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.stylegan2 import share
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
@@ -79,7 +78,7 @@ def stylegan3(
         Images a step.
     gamma
         Weight of the R1 penalty; 0: 0.001 times pixels over batch, but at least 0.05; auto: follows from how
-        far apart the critic holds reals and fakes.
+        far apart the critic holds reals and fakes; none: no penalty, to see what it is for.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
     blur
@@ -123,21 +122,20 @@ def stylegan3(
     sigma = blur if blur >= 0 else 10 * side / 256 * turns
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
-        Blurred(critic),
+        critic,
         penalties=[r1(weight_of(gamma or max(0.05, 0.001 * shape[1] * shape[2] / batch)), every=r1_every)],
         lr=(lr, critic_lr * share(r1_every)),
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),
         frozen=freeze,
-        grow=partial(grow, blur=fading(sigma, blur_share) if sigma and blur_share > 0 else None),
+        grow=grow,
+        blur=fading(sigma, blur_share) if sigma and blur_share > 0 else None,
     )
     return Recipe(method, batch=batch, average=half_life(batch * 312.5))
 
 
-def grow(network: nn.Module, clock: Clock, blur: Grow | None) -> None:
-    """Fades the critic's blur; tells the generator's layers how many images all shards of a step have."""
-    if blur is not None:
-        blur(network, clock)
+def grow(network: nn.Module, clock: Clock) -> None:
+    """Tells the generator's layers how many images all shards of a step have."""
     for layer in network.modules():
         if isinstance(layer, AliasFreeLayer):
             layer.batch = clock.batch

@@ -209,15 +209,19 @@ class StyleGAN2Generator(nn.Module):
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """z (B, latent), label (B,) int64 or (B, K); without a label the mean of all is taken."""
-        styles = self.mapping(z, label)
         if not self.training:
-            return self.synthesis(styles)  # type: ignore[no-any-return]
-        with torch.no_grad():
+            return self.synthesis(self.mapping(z, label))  # type: ignore[no-any-return]
+        styles, noise = self.draw(z, label)
+        with torch.no_grad():  # the first layer's style is never of the other latent
             self.mean.lerp_(styles[:, 0].detach().mean(0).to(self.mean.dtype), 0.005)
+        return self.synthesis(styles, noise)  # type: ignore[no-any-return]
+
+    def draw(self, z: Tensor, label: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """What a training pass renders: styles (B, layers, D), some of them mixed, random noise inputs."""
+        styles = self.mapping(z, label)
         if self.mixing:
             styles = self.mixed(styles, label)
-        noise = [torch.randn(z.shape[0], *shape, device=z.device) for shape in self.noise_shapes]
-        return self.synthesis(styles, noise)  # type: ignore[no-any-return]
+        return styles, [torch.randn(z.shape[0], *shape, device=z.device) for shape in self.noise_shapes]
 
     def mixed(self, styles: Tensor, label: Tensor | None) -> Tensor:
         """From a random layer on, the styles of another latent, in a share `mixing` of the images."""

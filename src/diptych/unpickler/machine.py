@@ -10,6 +10,7 @@ from diptych.errors import DiptychError
 
 MOST_MEMO = 1_000_000
 LONGEST_NAME = 200
+FARTHEST_KEY = 2**63
 
 
 class ConvertError(DiptychError):
@@ -170,8 +171,14 @@ def hint_for(name: Name) -> str:
 
 
 def pairs(values: list[Any]) -> Iterator[tuple[Atom, Any]]:
-    """Keys and values; keys are text or numbers: the hash of anything else may take forever."""
+    """Keys and values; keys are text or numbers: the hash of anything else may take forever.
+
+    Whole numbers have 64 bits: all multiples of 2^61 - 1 have the same hash, and a dict of many of them takes
+    time that grows with the square of their number.
+    """
     for key, value in zip(values[::2], values[1::2], strict=True):
         if not isinstance(key, str | bytes | int | float | bool | None):
             raise ValueError("a key that is neither text nor a number")
+        if isinstance(key, int) and not -FARTHEST_KEY <= key < FARTHEST_KEY:
+            raise ValueError("a key beyond 64 bits")
         yield key, value
