@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from diptych.saveable import from_tree, to_tree
 from diptych.training import Settings, Training
 
 RECIPES = catalog.recipes()
+for name in ("ddpmpp", "ncsnpp"):  # edm has three networks
+    SMALL = {**RECIPES["edm"].small, "network": name}
+    RECIPES = {**RECIPES, f"edm-{name}": replace(RECIPES["edm"], name=f"edm-{name}", small=SMALL)}
 SETTINGS = Settings(budget="48-images", ticks=2, device="cpu", seed=3, averages=2)
 every_recipe = pytest.mark.parametrize("spec", RECIPES.values(), ids=RECIPES.keys())
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from diptych.diffusion import denoiser as denoisers
 from diptych.diffusion.denoiser import (
     TARGETS,
     Denoiser,
@@ -14,6 +15,7 @@ from diptych.diffusion.denoiser import (
     Wrapper,
     each,
     no_label,
+    one_level,
     without_labels,
 )
 from diptych.diffusion.objective import (
@@ -192,6 +194,33 @@ def test_edm_denoiser_is_its_formula() -> None:
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(network.seen[0], x / total.sqrt())
     torch.testing.assert_close(network.seen[1], sigma.log() / 4)
+
+
+def test_a_schedule_put_under_a_network_is_heard_at_once() -> None:
+    """Also at levels whose coefficients were worked out for the one before."""
+    x, sigma = torch.randn(2, *SHAPE), one_level(0.7, torch.device("cpu"), torch.float32)
+    changed = ScheduleDenoiser(Ideal("cosine", "eps"), schedule("cosine"), "eps", told="level")
+    changed(x, sigma, Condition())
+    changed.network, changed.schedule, changed.target = Ideal("flow", "v"), Flow(), "v"
+    fresh = ScheduleDenoiser(Ideal("flow", "v"), Flow(), "v", told="level")
+    assert torch.equal(changed(x, sigma, Condition()), fresh(x, sigma, Condition()))
+    edm_like = EDMDenoiser(Ideal("ve", "eps"), 0.5)
+    edm_like(x, sigma, Condition())
+    edm_like.sigma_data = 0.9
+    other = EDMDenoiser(Ideal("ve", "eps"), 0.9)
+    assert torch.equal(edm_like(x, sigma, Condition()), other(x, sigma, Condition()))
+
+
+def test_a_level_is_found_though_another_thread_forgets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(dict[object, object]):
+        def __setitem__(self, key: object, value: object) -> None:
+            super().__setitem__(key, value)
+            self.clear()
+
+    denoiser = EDMDenoiser(Ideal("ve", "eps"))
+    monkeypatch.setitem(denoisers._known, denoiser, Forgetful())  # type: ignore[arg-type]
+    sigma = one_level(0.7, torch.device("cpu"), torch.float32)
+    torch.testing.assert_close(denoiser.preconditioned(sigma), denoiser.coefficients(sigma))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 from pathlib import Path
 
@@ -17,12 +18,14 @@ import diptych
 from diptych import exporter
 from diptych.adversarial.latent import LatentModel, LatentOptions
 from diptych.diffusion.denoiser import EDMDenoiser, ScheduleDenoiser
+from diptych.diffusion.guidance import ClassifierGuide
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.schedules import Discrete, Flow, Schedule
 from diptych.errors import RunError, WrongUse
 from diptych.exporter import Exported, export
 from diptych.model import Condition, Model, Noise, to_uint8
+from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.unet import UNet
 from diptych.runs import load_model, save_model
@@ -51,6 +54,11 @@ def gan(classes: int = 3, **options: float) -> LatentModel:
     return LatentModel(network, LatentOptions(**options)).eval()
 
 
+def song(form: dict[str, object]) -> DiffusionModel:
+    network = loud(NCSNpp(SHAPE, classes=3, width=8, multipliers=(1, 2), blocks=1, **form))  # type: ignore
+    return DiffusionModel(EDMDenoiser(network), DiffusionOptions(steps=2)).eval()
+
+
 def consistency(steps: int) -> DiffusionModel:
     options = DiffusionOptions(steps=steps, sampler="consistency", grid="geometric", sigma_min=0.0084)
     return DiffusionModel(rebuilt(diffusion().denoiser, jumps=True), options).eval()
@@ -62,6 +70,8 @@ MODELS = {
     "edm of 18 steps": lambda: diffusion(steps=18, multipliers=(1,)),
     "edm of 3 steps, guided": lambda: diffusion(steps=3, guidance=2.5),
     "euler of 3 steps without classes": lambda: diffusion(classes=0, steps=3, sampler="euler"),
+    "edm of 2 steps, ncsn++": lambda: song(NCSNPP),
+    "edm of 2 steps, ddpm++": lambda: song(DDPMPP),
     "consistency of 1 step": lambda: consistency(1),
     "consistency of 2 steps": lambda: consistency(2),
 }
@@ -206,6 +216,32 @@ def test_conditions_that_are_no_labels(tmp_path: Path) -> None:
     model = gan()
     with pytest.raises(WrongUse, match="wants image cannot be exported"):
         export(Editor(model.network), tmp_path / "model.onnx")
+
+
+class Classifier(nn.Module):
+    """Of noisy images, by a plane."""
+
+    classes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plane = nn.Linear(math.prod(SHAPE), 3)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return torch.tanh(self.plane(x.flatten(1)))
+
+
+def test_guidance_that_takes_a_gradient(tmp_path: Path) -> None:
+    """A classifier's is refused before anything is traced; at guidance 0 the same model is exported."""
+    bare = diffusion(classes=0, steps=2)
+    led = DiffusionModel(bare.denoiser, bare.options, ClassifierGuide(loud(Classifier()))).eval()
+    with pytest.raises(WrongUse, match="by a classifier takes a gradient") as caught:
+        export(led, tmp_path / "model.onnx")
+    assert "--guidance 0" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+    export(led.using(guidance=0.0), tmp_path / "model.onnx")
+    image, expected = by_hand(led.using(guidance=0.0), tmp_path / "model.onnx", [5, 11])
+    assert np.abs(image - expected.numpy()).max() < 1e-4 * max(1, float(expected.abs().max()))
 
 
 def test_what_the_exporter_cannot_do_is_said(tmp_path: Path) -> None:

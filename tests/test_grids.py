@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from diptych.diffusion.model import DiffusionOptions, noise_levels
 from diptych.diffusion.samplers import GRIDS
 from diptych.diffusion.samplers.grids import (
     beta,
@@ -113,13 +114,32 @@ def test_shifted_flow() -> None:
 
 def test_what_schedules_cannot_do_is_said() -> None:
     own = Discrete("linear", steps=100)
-    with pytest.raises(WrongUse, match="100 steps, fewer than 101"):
+    with pytest.raises(WrongUse, match="100 steps, fewer than 101") as said:
         trailing(101, *own.ends(), own)
+    assert "at most 100 steps" in said.value.hint
     with pytest.raises(WrongUse, match="ends from the schedule"):
         trailing(10, 0.002, 80, own)
     flat = Tabulated([1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.2, 0.3])
     with pytest.raises(WrongUse, match="same noise level"):
         trailing(4, *flat.ends(), flat)
+
+
+@every_grid
+@pytest.mark.parametrize("of", sorted(SCHEDULES))
+def test_ends_that_a_model_visits(name: str, of: str) -> None:
+    """A schedule's own; but where it is cut at pure noise, grids of their own run from 100 to 0.002."""
+    own = schedule(of)
+    low, high = own.ends()
+    follows = name in ("trailing", "leading", "linspace", "beta")
+    if high > 1000 and not follows:
+        low, high = max(low, 0.002), 100.0
+    levels = noise_levels(DiffusionOptions(steps=20, grid=name), own)
+    assert levels == tuple(GRIDS[name](20, low, high, own))
+    swapped = noise_levels(DiffusionOptions(steps=20, grid=name, schedule=of), VE())
+    assert swapped == levels
+    if not follows:
+        asked = noise_levels(DiffusionOptions(steps=20, grid=name, sigma_min=1e-4, sigma_max=5e4), own)
+        assert asked == tuple(GRIDS[name](20, 1e-4, 5e4, own))
 
 
 def test_ends_of_a_schedule_of_steps_are_its_own() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from diptych.autoguidance import autoguided
-from diptych.diffusion.denoiser import Denoiser, each, one_level
+from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, each, one_level
+from diptych.diffusion.editing import Regions, Vary, Windows, wide
 from diptych.diffusion.guidance import (
     AutoGuided,
+    ClassifierGuide,
     ClassifierGuided,
     Composed,
     Guided,
@@ -21,11 +24,15 @@ from diptych.diffusion.guidance import (
     WeakGuide,
 )
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
-from diptych.diffusion.schedules import VE
+from diptych.diffusion.objective import lognormal, uniform
+from diptych.diffusion.schedules import VE, Flow
 from diptych.errors import NotMeasurable, RunError, WrongUse
 from diptych.loop import train
-from diptych.model import Condition
+from diptych.methods.denoising import Denoising
+from diptych.model import Condition, Noise
+from diptych.networks.unet import UNet
 from diptych.runs import Run, load_model, save_model
+from diptych.saveable import from_tree, to_tree
 from diptych.training import Settings
 
 MEANS, DEVIATION = torch.tensor([-1.0, 0.5, 2.0]), 0.3
@@ -90,6 +97,36 @@ def test_classifier_guidance_of_an_unconditional_model_is_the_conditional_one(mi
     twice = ClassifierGuided(unconditional, Exact(), Strength(2.0))(X, SIGMA, ASKED)
     clean = unconditional(X, SIGMA, Condition())
     torch.testing.assert_close(twice, clean + 2 * (found - clean), rtol=1e-4, atol=1e-5)
+
+
+class Imperfect(Exact):
+    """A classifier whose logits are off by a hundredth a pixel, as a network's are at every level."""
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        wave = torch.sin(5 * x / (1 + each(sigma))).sum((1, 2, 3))
+        return super().forward(x, sigma) + 0.01 * wave[:, None] * torch.arange(3.0)
+
+
+@pytest.mark.parametrize(("grid", "steps"), [("trailing", 20), ("trailing", 150), ("karras", 20)])
+def test_classifier_guidance_from_pure_noise(grid: str, steps: int) -> None:
+    """Level 1e5, where sigma^2 times the slope of an imperfect classifier is no image at all."""
+    unconditional = Mixture(classes=0)
+    unconditional.schedule = Flow()
+    options = DiffusionOptions(steps=steps, grid=grid, sampler="dpm++2m", guidance=1.0)
+    model = DiffusionModel(unconditional, options, ClassifierGuide(Imperfect()))
+    for label, mean in enumerate(MEANS.tolist()):
+        found = model(Noise(range(256)), Condition(label=torch.full((256,), label)))
+        assert found.mean().item() == pytest.approx(mean, abs=0.08)
+        assert found.std().item() == pytest.approx(DEVIATION, abs=0.06)
+
+
+def test_classifier_guidance_asks_at_a_level_where_it_can_be_told() -> None:
+    """Whether the level is known as a number or as a tensor."""
+    guided = ClassifierGuided(Mixture(classes=0), Imperfect(), Strength(1.0))
+    x = 3e4 * torch.randn(3, *SHAPE)
+    number = guided(x, one_level(3e4, x.device, x.dtype), ASKED)
+    torch.testing.assert_close(number, guided(x, torch.full((3,), 3e4), ASKED), rtol=1e-4, atol=1e-4)
+    assert number.abs().max() < 10
 
 
 def test_classifier_free_guidance(mixture: Mixture) -> None:
@@ -167,6 +204,69 @@ def test_composition(mixture: Mixture) -> None:
     torch.testing.assert_close(single, mixture(X, SIGMA, Condition(label=torch.full((3,), 1))))
 
 
+def test_composition_around_a_guide(mixture: Mixture) -> None:
+    """The weaker denoiser is asked for the same labels: a model guided by itself stays as it is."""
+    compose, seen = "0:1.5,2:-0.5", (X, SIGMA, ASKED)
+    plain = DiffusionModel(mixture, DiffusionOptions(compose=compose)).guided()
+    options = DiffusionOptions(compose=compose, guidance=3.0)
+    itself = DiffusionModel(mixture, options, WeakGuide(mixture)).guided()
+    torch.testing.assert_close(itself(*seen), plain(*seen))
+    weak = Mixture(deviation=0.9)
+    found = DiffusionModel(mixture, options, WeakGuide(weak)).guided()(*seen)
+    bad = Composed(weak, [0, 2], [1.5, -0.5])(*seen)
+    torch.testing.assert_close(found, bad + 3 * (plain(*seen) - bad), rtol=1e-4, atol=1e-4)
+    with pytest.raises(WrongUse, match="a classifier leads to one label") as said:
+        DiffusionModel(mixture, options, ClassifierGuide(Exact()))
+    assert "--label" in said.value.hint
+    DiffusionModel(mixture, DiffusionOptions(compose=compose, guidance=0.0), ClassifierGuide(Exact()))
+    wider = wide(DiffusionModel(mixture, options, WeakGuide(mixture)), 2, 3)
+    assert wider.guided()(torch.randn(1, 1, 2, 3), SIGMA[:1], Condition()).isfinite().all()
+    with pytest.raises(WrongUse, match="a classifier leads to one label"):
+        wide(DiffusionModel(mixture, guide=ClassifierGuide(Exact())).using(guidance=2.0), 2, 3).using(
+            compose=compose
+        )
+
+
+def always_labelled() -> DiffusionModel:
+    """As training without label dropout leaves it."""
+    network = UNet((1, 4, 4), classes=3, width=8, multipliers=(1,), blocks=1)
+    options = {"levels": lognormal(-1.2, 1.2), "weight": uniform, "label_dropout": 0.0}
+    return Denoising(EDMDenoiser(network), **options).model  # type: ignore[arg-type]
+
+
+def test_without_label_dropout_none_is_never_asked_for() -> None:
+    model = always_labelled()
+    label, none = Condition(label=torch.tensor([1])), Condition()
+    picture = Condition(image=torch.zeros(1, 1, 4, 4))
+    wrong = (
+        lambda: model.using(guidance=2.0),
+        lambda: model.using(guidance=0.5),
+        lambda: model.using(compose="0:1.5,1:-0.2"),
+        lambda: model(Noise([0]), none),
+        lambda: Vary(model)(Noise([0]), picture),
+        lambda: Regions(model, [0, 3]),
+        lambda: Windows(model.denoiser, 4, 6)(torch.zeros(1, 1, 4, 6), SIGMA[:1], none),
+        lambda: model.log_prob(torch.zeros(1, 1, 4, 4)),
+    )
+    for make in wrong:
+        with pytest.raises(WrongUse, match="never trained without labels") as said:
+            make()
+        assert "--label-dropout 0.1" in said.value.hint
+    assert model(Noise([0]), label).isfinite().all()
+    for fine in ({"guidance": 2.0, "negative": 1}, {"compose": "0:0.5,1:0.5"}):
+        assert model.using(**fine).sample([0]).shape == (1, 1, 4, 4)
+    weaker = DiffusionModel(model.denoiser, DiffusionOptions(guidance=2.0), WeakGuide(model.denoiser))
+    assert weaker.sample([0]).shape == (1, 1, 4, 4)
+
+
+def test_that_a_model_needs_labels_is_saved_and_old_files_know_nothing_of_it() -> None:
+    model = always_labelled()
+    assert from_tree(to_tree(model.denoiser)).unlabelled is False
+    old = to_tree(model.denoiser)
+    del old["unlabelled"]
+    assert from_tree(old).unlabelled is True
+
+
 def test_thresholding() -> None:
     class Wide(Mixture):
         def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -212,9 +312,36 @@ def test_bad_arguments(mixture: Mixture) -> None:
         mixture.moments(X, SIGMA, ASKED)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"guidance_rescale": 1.5}, "guidance_rescale must be from 0 to 1, not 1.5"),
+        ({"guidance_rescale": -0.1}, "guidance_rescale must be from 0 to 1, not -0.1"),
+        ({"sampler": "ddim", "eta": 1.5}, "eta must be from 0 to 1, not 1.5"),
+        ({"sampler": "ddim", "eta": -1.0}, "eta must be from 0 to 1, not -1"),
+        ({"sampler": "edm-stochastic", "churn": 1e9}, "churn must be from 0 to 1000"),
+        ({"guidance": float("inf")}, "guidance must be finite, not inf"),
+        ({"guidance": float("nan")}, "guidance must be finite, not nan"),
+        ({"sigmas": (float("inf"), 1.0, 0.0), "steps": 2}, "sigmas must be finite"),
+        ({"threshold": 1.5}, "threshold must be from 0 to 1, not 1.5"),
+        ({"threshold": -0.5}, "threshold must be from 0 to 1, not -0.5"),
+        ({"tolerance": 0.0}, "tolerance must be at least 1e-09"),
+    ],
+)
+def test_options_out_of_range_are_named_and_a_hint_says_what_they_do(
+    wrong: dict[str, object], says: str
+) -> None:
+    with pytest.raises(WrongUse, match=re.escape(says)) as said:
+        DiffusionOptions(**wrong)  # type: ignore[arg-type]
+    assert said.value.hint
+
+
 def test_labels_out_of_range_are_named_alone(mixture: Mixture) -> None:
-    with pytest.raises(WrongUse, match="labels are 0 to 2, not 3, 5"):
+    with pytest.raises(WrongUse, match="labels are 0 to 2, not 3, 5") as said:
         Composed(mixture, [0, 3, 2, 5], [1.0] * 4)
+    assert said.value.hint == "the model knows 3 classes"
+    with pytest.raises(WrongUse, match="threshold must lie above 0"):
+        Thresholded(mixture, 1.5)
 
 
 @pytest.mark.parametrize("idle", [{"negative": 1}, {"guidance_low": 0.3}, {"guidance_rescale": 0.7}])
@@ -252,8 +379,6 @@ def test_guidance_concentrates_samples(mixture: Mixture) -> None:
     """On the mixture, guidance moves samples of class 2 outwards, away from the other classes."""
     model = DiffusionModel(mixture, DiffusionOptions(steps=12))
     label = Condition(label=torch.full((64,), 2))
-    from diptych.model import Noise
-
     plain, led = (m(Noise(range(64)), label) for m in (model, model.using(guidance=3.0)))
     assert plain.mean().item() == pytest.approx(2.0, abs=0.1)
     assert plain.std().item() == pytest.approx(DEVIATION, abs=0.05)

@@ -9,9 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conftest import made_up
+from diptych import catalog
 from diptych.errors import WrongUse
 from diptych.networks.blocks import Resample
 from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
+from diptych.saveable import arguments
+from diptych.training import Settings, Training
 from test_adm import shaken
 
 HALF = math.sqrt(0.5)
@@ -170,6 +174,43 @@ def test_adaptive_scale() -> None:
     blocks = 1 + 2 + 2
     more = sum(p.numel() for p in scaled.parameters()) - sum(p.numel() for p in added.parameters())
     assert more == blocks * 8 * (4 * 8 + 1)
+
+
+def test_hears_of_augmentation_and_of_none() -> None:
+    torch.manual_seed(0)
+    network = shaken(NCSNpp((1, 8, 8), width=8, multipliers=(1, 2), blocks=1, augments=3))
+    x, told = torch.randn(2, 1, 8, 8), torch.tensor([0.3])
+    with torch.no_grad():
+        none = network(x, told)
+        torch.testing.assert_close(network(x, told, None, torch.zeros(2, 3)), none)
+        assert (network(x, told, None, torch.ones(2, 3)) - none).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "form"), [("ddpmpp", DDPMPP), ("ncsnpp", NCSNPP)])
+def test_edm_trains_it(name: str, form: dict[str, object]) -> None:
+    """With the width and the depth of the U-Net, and told of augmentation."""
+    spec, data = catalog.recipe("edm"), made_up((3, 16, 16), classes=0)
+    recipe = spec(data.train, **spec.small, network=name, augment=0.5)
+    training = Training(recipe, data.train, 24, Settings(device="cpu"))
+    network = training.method.model.denoiser.network  # type: ignore[union-attr]
+    assert isinstance(network, NCSNpp)
+    assert {key: arguments(network)[key] for key in form} == form
+    assert (arguments(network)["width"], arguments(network)["multipliers"]) == (8, (1, 2, 2))
+    before = {key: p.detach().clone() for key, p in network.named_parameters()}
+    for _ in range(3):
+        training.step()
+    training.check_finite()
+    assert [key for key, p in network.named_parameters() if torch.equal(p, before[key])] == []
+
+
+def test_networks_that_edm_does_not_have() -> None:
+    spec, data = catalog.recipe("edm"), made_up().train
+    with pytest.raises(WrongUse, match="no network called ncsn") as caught:
+        spec(data, **spec.small, network="ncsn++")
+    assert "did you mean ncsnpp" in caught.value.hint
+    for name in ("unet", "ddpmpp", "ncsnpp"):
+        with pytest.raises(WrongUse, match="width must be even"):
+            spec(data, **{**spec.small, "width": 9}, network=name)
 
 
 @pytest.mark.parametrize("what", ["embedding", "encoder", "decoder"])

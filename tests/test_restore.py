@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from diptych.diffusion.denoiser import each
 from diptych.diffusion.editing import (
     Bicubic,
     Blur,
@@ -20,6 +21,7 @@ from diptych.diffusion.editing import (
     Restore,
     RestoreOptions,
 )
+from diptych.diffusion.schedules import Flow
 from diptych.errors import WrongUse
 from diptych.model import Condition, from_uint8
 from gaussian import Gaussian, conditional, many, model_of
@@ -132,6 +134,35 @@ def test_with_noise_ddnm_does_not_copy_it(name: str) -> None:
     assert error.mean(0).abs().max() > 0.03  # plain DDNM meets the measurement, noise and all
     plain, *_ = restored(name, RestoreOptions("ddnm"))
     assert (found.mean(0) - mean).norm() < 0.6 * (plain.mean(0) - mean).norm()
+
+
+class Imperfect(Gaussian):
+    """A Gaussian's denoiser that is off by a hundredth, and its slope by more than what is left of it."""
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        wave = torch.sin(5 * x / (1 + each(sigma)) + torch.arange(16).view(1, 1, 4, 4))
+        return super().forward(x, sigma, condition) + 0.01 * wave
+
+
+@pytest.mark.parametrize(("method", "allowed"), [("pigdm", 0.08), ("dps", 0.15)])
+@pytest.mark.parametrize("steps", [20, 150])
+def test_from_pure_noise_slopes_are_not_magnified(method: str, allowed: float, steps: int) -> None:
+    """Level 1e5, where a correction sigma^2 J^T would need J to ten digits; 149 is the next of 150."""
+    white = Imperfect(SMALL, torch.full((16,), 0.2), VARIANCE * torch.eye(16), schedule=Flow())
+    model = model_of(white, sampler="heun", grid="trailing", steps=steps)
+    assert model.sigmas[0] == pytest.approx(1e5)
+    operator = SMALL_OPERATORS["pooling"]
+    measured = operator(PICTURE)
+    with torch.inference_mode():
+        found = Restore(model, operator, RestoreOptions(method))(
+            many(N), Condition(image=measured.expand(N, -1, -1, -1))
+        )
+    mean, covariance = conditional(
+        white.mean, VARIANCE * torch.eye(16), dense(operator), measured.flatten(), 0.0
+    )
+    found = found.flatten(1).double()
+    assert (found.mean(0) - mean).abs().max() < 0.1
+    assert (torch.cov(found.T) - covariance).abs().max() < allowed
 
 
 def test_dps_comes_near() -> None:

@@ -160,6 +160,20 @@ def test_begins_at_pure_noise(name: str, steps: int, allowed: float) -> None:
     assert end.std().item() == pytest.approx(DEVIATION, abs=allowed)
 
 
+def wavy(x: Tensor, sigma: float) -> Tensor:
+    """The ideal denoiser, off by a hundredth in a way that changes with the level and the image."""
+    return ideal(x, sigma) + 0.01 * torch.sin(5 * x / (1 + sigma) + 3 * math.log(sigma))
+
+
+@every_exact
+@pytest.mark.parametrize("steps", [8, 40])
+def test_errors_of_the_denoiser_are_not_magnified_from_pure_noise(name: str, steps: int) -> None:
+    """The levels next to the first are 7 and 39: a second slope would be magnified ten thousandfold."""
+    grid = [min(t / max(1 - t, 1e-9), LARGEST) for t in (1 - i / steps for i in range(steps))] + [0.0]
+    ends = [SAMPLERS[name](see, LARGEST * seeds(33), grid, Noise(())) for see in (ideal, wavy)]
+    assert (ends[1] - ends[0]).abs().max() < 0.05
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_each_image_is_its_own_and_nothing_is_overwritten(name: str) -> None:
     """The same seeds give the same images in any batch, float32 stays, and the start stays as it was."""

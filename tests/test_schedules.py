@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import made_up
+from diptych import catalog
 from diptych.diffusion.schedules import (
     LARGEST,
     SCHEDULES,
@@ -131,6 +133,59 @@ def test_the_users_own_function() -> None:
 def test_bad_arguments_are_refused(make) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(WrongUse):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("flow:3", Flow(3.0)),
+        ("flow:0.5", Flow(0.5)),
+        ("linear:zero-snr", Discrete("linear", zero_snr=True)),
+        ("cosine:zero-snr", Discrete("cosine", zero_snr=True)),
+    ],
+)
+def test_names_with_a_setting(name: str, same: Schedule) -> None:
+    assert name in SCHEDULES
+    assert to_tree(schedule(name)) == to_tree(same)
+    torch.testing.assert_close(schedule(name).level(T), same.level(T))
+    assert schedule(name).ends()[1] == pytest.approx(LARGEST)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "hint"),
+    [
+        ("lienar:zero-snr", "no schedule called lienar", "linear"),
+        ("flow:three", "flow:three is not a number", "flow:3"),
+        ("flow:0", "a number above 0", "3 is for large"),
+        ("flow:nan", "a number above 0", "3 is for large"),
+        ("cosine:zero", "no setting 'zero'", "cosine:zero-snr"),
+        ("vp:3", "no setting '3'", "vp"),
+        ("flow:zero-snr", "flow ends in pure noise already", "leave it out"),
+        ("cosine-continuous:zero-snr", "ends in pure noise already", "leave it out"),
+        ("ve:zero-snr", "ve is continuous", "linear"),
+    ],
+)
+def test_settings_that_a_schedule_does_not_have(name: str, sentence: str, hint: str) -> None:
+    with pytest.raises(WrongUse, match=sentence) as caught:
+        schedule(name)
+    assert hint in caught.value.hint
+
+
+def test_ddpm_ends_in_noise_alone() -> None:
+    """By the flag or by the schedule's name, and never twice; eps and flow schedules are told why not."""
+    spec, data = catalog.recipe("ddpm"), made_up().train
+    wanted = to_tree(Discrete("cosine", zero_snr=True))
+    for given in (
+        {"zero_snr": True},
+        {"betas": "cosine:zero-snr"},
+        {"betas": "cosine:zero-snr", "zero_snr": 1},
+    ):
+        method = spec(data, **{**spec.small, "betas": "cosine", "target": "v", **given}).method
+        assert to_tree(method.model.denoiser.schedule) == wanted  # type: ignore[union-attr]
+    with pytest.raises(WrongUse, match="flow ends in pure noise already"):
+        spec(data, **spec.small, betas="flow", zero_snr=True, target="v")
+    with pytest.raises(WrongUse, match="eps says nothing"):
+        spec(data, **spec.small, betas="linear:zero-snr")
 
 
 def test_float32_is_enough() -> None:

@@ -131,6 +131,28 @@ def test_schedules_are_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFix
     ElementTree.fromstring(drawn_schedules({"cosine": named_schedule("cosine")}))
 
 
+def test_schedules_with_a_setting_are_drawn_sampled_and_swept(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "s.svg", tmp_path / "x.png"
+    assert command(["draw", "schedule", "flow:3", "linear:zero-snr", "--out", str(out)]) == 0
+    assert "linear:zero-snr" in out.read_text()
+    assert command(["draw", "schedule", "flow:three", "--out", str(out)]) == 2
+    assert "flow:three is not a number" in capsys.readouterr().err
+    sample = ["sample", str(run.path), "--out", str(picture), "--seeds", "0-1", "--steps", "2"]
+    assert command([*sample, "--grid", "trailing", "--schedule", "flow:3"]) == 0
+    assert command([*sample, "--grid", "trailing", "--schedule", "ve:3"]) == 2
+    assert "the schedule ve has no setting '3'" in capsys.readouterr().err
+    how = ["--grid", "trailing", "--against", "digits", "--n", "40", "--metric", "fid", "--json"]
+    swept = ["sweep", str(run.path), *how, "--out", str(tmp_path)]
+    for options, values in (
+        (["--schedule", "flow,flow:3", "--steps", "2"], ["flow", "flow:3"]),
+        (["--schedule", "flow:3", "--steps", "2,3"], [2, 3]),  # a colon alone makes no range of it
+    ):
+        assert command([*swept, *options]) == 0
+        assert json.loads(capsys.readouterr().out)["values"] == values
+
+
 def test_forward_noising_ends_are_image_and_noise() -> None:
     images = made_up().train.tensor(slice(0, 2))
     for name in ("linear", "flow", "ve"):

@@ -22,6 +22,7 @@ from diptych.runs import load_model
 TIMES = 65  # of a curve
 COLUMNS = 11  # of a strip: t = 0, 0.1 ... 1
 ROW, EDGE = 84.0, 12.0  # of a strip, in pixels
+LETTER = 7.5  # the width of one in a strip's name
 
 
 def named_schedule(name: str) -> Schedule:
@@ -84,11 +85,12 @@ def with_strips(svg: str, width: float, schedules: Mapping[str, Schedule], image
     height = top + ROW * len(schedules) + EDGE
     rows: list[Markup] = [el("rect", class_="paper", y=top - 1, width=width, height=height - top + 1)]
     times = [j / (COLUMNS - 1) for j in range(COLUMNS)]
+    left = min(max(120.0, EDGE + LETTER * max(map(len, schedules))), 240.0)  # a run may lie deep
     for i, (name, one) in enumerate(schedules.items()):
         y = top + i * ROW
         strip = data_uri(noised(images[:1], one, times)[0])
         rows.append(el("text", escape(name), class_="head", x=EDGE, y=y + ROW / 2))
-        place = {"x": 120.0, "y": y, "width": width - 130, "height": ROW - 8}
+        place = {"x": left, "y": y, "width": width - left - 10, "height": ROW - 8}
         rows.append(el("image", href=strip, style="image-rendering:pixelated", **place))
     whole = f'{head}viewBox="0 0 {width:g} {height:g}"{tail}'
     return whole.replace("</svg>", "".join(map(str, rows)) + "</svg>")

@@ -17,7 +17,10 @@ app = App(name="draw", help=VERBS["draw"])
 def schedule(
     names: Annotated[
         list[str] | None,
-        Parameter(help="linear, scaled-linear, cosine, sigmoid, vp, ve, cosine-continuous, flow; or runs."),
+        Parameter(
+            help="linear, scaled-linear, cosine, sigmoid, vp, ve, cosine-continuous, flow; shifted, flow:3; "
+            "ending in noise alone, linear:zero-snr; or runs."
+        ),
     ] = None,
     /,
     *,

@@ -48,7 +48,10 @@ def sweep(
     say_on_stderr()
     keep_buffers()
     texts = {"compose", "sigmas"}  # options that are lists themselves
-    ranges = {k: text for k, text in options.items() if k not in texts and (":" in text or "," in text)}
+    signs = {"schedule": ","}  # of a range: a schedule's own name may have a colon, flow:3
+    ranges = {
+        k: text for k, text in options.items() if k not in texts and set(text) & set(signs.get(k, ":,"))
+    }
     if len(ranges) != 1:
         raise WrongUse("a sweep is of one option, given as a range", "diptych sweep RUN --guidance 1:4:0.5")
     ((name, text),) = ranges.items()

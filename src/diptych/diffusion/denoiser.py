@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +32,7 @@ class Denoiser(nn.Module, ABC):
     schedule: Schedule  # its own: the noise levels that it knows, and how they run in time
     learned_variance: bool = False  # whether `moments` can be asked for
     jumps: bool = False  # trained for consistency: one call leads to the end of the ODE, and is no mean
+    unlabelled: bool = True  # whether it may be asked for no label: False where each image came with one
 
     @abstractmethod
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -62,6 +63,7 @@ class Wrapper(Denoiser):
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.learned_variance, self.jumps = denoiser.learned_variance, denoiser.jumps
+        self.unlabelled = denoiser.unlabelled
         takes_after(self, denoiser)
 
 
@@ -99,12 +101,20 @@ class NetworkDenoiser(Denoiser):
             return self.coefficients(sigma)
         known = _known.setdefault(self, {})
         key = (value, sigma.device, sigma.dtype)
-        if key not in known:
+        found = known.get(key)
+        if found is None:
             if len(known) >= MOST_LEVELS:
                 known.clear()
             with torch.inference_mode(False), torch.no_grad():
-                known[key] = sigma, self.coefficients(sigma)
-        return known[key][1]
+                found = sigma, self.coefficients(sigma)
+            known[key] = found
+        return found[1]  # what was found: another thread may have cleared the rest
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Forgets the coefficients where what they are worked out from is changed."""
+        super().__setattr__(name, value)
+        if name in WORKED_OUT_FROM:
+            _known.pop(self, None)
 
     def lasting(self) -> list[object]:
         """The levels and coefficients that were worked out: a captured graph reads their memory."""
@@ -116,15 +126,22 @@ class NetworkDenoiser(Denoiser):
         done: in training, how the images were augmented, for networks that hear it.
         """
         c = self.preconditioned(sigma)
-        return read(x, c, self.network(c.c_in * x, c.told, condition.label, *done))
+        return read(x, c, self.network(c.c_in * x, c.told, self.heard(condition), *done))
 
     def towards(self, x: Tensor, sigma: Tensor, condition: Condition, kept: float) -> Tensor:
         """The same as Denoiser's, without writing the clean images down."""
         c = self.preconditioned(sigma)
-        return read(x, c.towards(kept), self.network(c.c_in * x, c.told, condition.label))
+        return read(x, c.towards(kept), self.network(c.c_in * x, c.told, self.heard(condition)))
+
+    def heard(self, condition: Condition) -> Tensor | None:
+        """The label that the network is told. Raises WrongUse for none where it never learned that."""
+        if condition.label is None and not self.unlabelled:
+            raise never_unlabelled("give it a label")
+        return condition.label
 
 
 MOST_LEVELS = 4096  # of which coefficients are kept
+WORKED_OUT_FROM = frozenset({"schedule", "target", "tells_time", "sigma_data"})
 _known: WeakKeyDictionary[NetworkDenoiser, dict[Hashable, tuple[Tensor, Coefficients]]] = WeakKeyDictionary()
 
 
@@ -152,10 +169,12 @@ def one_level(sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
 class EDMDenoiser(NetworkDenoiser):
     """A network behind EDM's preconditioning (Karras et al., 2022, arXiv:2206.00364, equation 7, table 1)."""
 
-    def __init__(self, network: nn.Module, sigma_data: float = 0.5, jumps: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, sigma_data: float = 0.5, jumps: bool = False, unlabelled: bool = True
+    ) -> None:
         super().__init__()
         self.network, self.sigma_data, self.schedule = network, sigma_data, VE()
-        self.jumps = jumps
+        self.jumps, self.unlabelled = jumps, unlabelled
         takes_after(self, network)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -198,6 +217,7 @@ class ScheduleDenoiser(NetworkDenoiser):
         told: str = "time",
         learned_variance: bool = False,
         jumps: bool = False,
+        unlabelled: bool = True,
     ) -> None:
         super().__init__()
         for what, name, known in (
@@ -208,6 +228,7 @@ class ScheduleDenoiser(NetworkDenoiser):
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, known))
         self.network, self.schedule, self.target = network, schedule, target
         self.tells_time, self.learned_variance, self.jumps = told == "time", learned_variance, jumps
+        self.unlabelled = unlabelled
         takes_after(self, network)
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -224,7 +245,7 @@ class ScheduleDenoiser(NetworkDenoiser):
         if not self.learned_variance:
             return super().moments(x, sigma, condition)
         c = self.preconditioned(sigma)
-        F, fraction = self.network(c.c_in * x, c.told, condition.label).float().chunk(2, 1)
+        F, fraction = self.network(c.c_in * x, c.told, self.heard(condition)).float().chunk(2, 1)
         return read(x, c, F), (fraction + 1) / 2
 
     def c_out(self, sigma: Tensor) -> Tensor:
@@ -241,6 +262,13 @@ def each(value: Tensor) -> Tensor:
 def no_label(label: Tensor, classes: int) -> Tensor:
     """The label that stands for none: `classes` for each class, not-a-number for each continuous one."""
     return torch.full_like(label, float("nan") if label.is_floating_point() else classes)
+
+
+def never_unlabelled(hint: str) -> WrongUse:
+    """Why a model that saw each image with its label cannot be asked for none."""
+    return WrongUse(
+        "this model was never trained without labels", f"{hint}, or train it with --label-dropout 0.1"
+    )
 
 
 def without_labels(condition: Condition, classes: int, probability: float) -> Condition:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,10 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diptych.diffusion.denoiser import Denoiser, Wrapper, each, no_label
+from diptych.diffusion.denoiser import Denoiser, Wrapper, each, never_unlabelled, no_label, one_level
+from diptych.diffusion.samplers.grids import HIGHEST
 from diptych.errors import WrongUse
 from diptych.model import Condition
 from diptych.saveable import saveable
+
+
+def lowered(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """x (B, C, H, W) and sigma (B,) or (1,), where sigma is above HIGHEST both scaled down to that.
+
+    For what follows a network's slope. Up there x / sigma is noise alone at any level, and a correction
+    sigma^2 slope needs a slope that is right to 1 / sigma^2, which no network's is.
+    """
+    level = getattr(sigma, "one_level", None)
+    if level is None:
+        scale = (HIGHEST / sigma).clamp_max(1.0)
+        return x * each(scale), sigma.clamp_max(HIGHEST)
+    if level <= HIGHEST:
+        return x, sigma
+    return x * (HIGHEST / level), one_level(HIGHEST, sigma.device, sigma.dtype)
 
 
 @dataclass(frozen=True)
@@ -141,14 +158,15 @@ class ClassifierGuided(Wrapper):
             return clean
         tracked = x.requires_grad  # by a likelihood, whose divergence is of the slope too
         twice_differentiable = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()
+        x, sigma_seen = lowered(x, sigma)
         with torch.inference_mode(False), torch.enable_grad(), twice_differentiable:
             noisy = x if tracked else x.detach().clone().requires_grad_(True)
-            logits = self.classifier(noisy, sigma.clone())
+            logits = self.classifier(noisy, sigma_seen.clone())
             label = condition.label.clone()[:, None]
             chosen = logits.log_softmax(1).gather(1, label.clamp_max(self.classes - 1))
             named = torch.where(label < self.classes, chosen, 0.0).sum()  # nothing is led to no label
             (slope,) = torch.autograd.grad(named, noisy, create_graph=tracked)
-        return self.strength.apply(clean + each(sigma).square() * slope, clean, sigma, plain=clean)
+        return self.strength.apply(clean + each(sigma_seen).square() * slope, clean, sigma, plain=clean)
 
 
 class Composed(Wrapper):
@@ -160,9 +178,14 @@ class Composed(Wrapper):
         if not denoiser.classes:
             raise WrongUse("conditions are composed of labels", "this model knows none")
         if not labels or len(labels) != len(weights):
-            raise WrongUse(f"there are {len(labels)} labels but {len(weights)} weights")
+            raise WrongUse(f"there are {len(labels)} labels but {len(weights)} weights", "one for each label")
         if odd := [label for label in labels if not 0 <= label < denoiser.classes]:
-            raise WrongUse(f"labels are 0 to {denoiser.classes - 1}, not {', '.join(map(str, odd))}")
+            raise WrongUse(
+                f"labels are 0 to {denoiser.classes - 1}, not {', '.join(map(str, odd))}",
+                f"the model knows {denoiser.classes} classes",
+            )
+        if not denoiser.unlabelled and not math.isclose(sum(weights), 1.0):  # at 1 no label has no share
+            raise never_unlabelled("give weights that add up to 1")
         self.labels, self.weights = tuple(labels), tuple(weights)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -218,7 +241,10 @@ class Thresholded(Wrapper):
     def __init__(self, denoiser: Denoiser, percentile: float = 0.995) -> None:
         super().__init__(denoiser)
         if not 0 < percentile <= 1:
-            raise WrongUse(f"a percentile lies between 0 and 1, not at {percentile}")
+            raise WrongUse(
+                f"threshold must lie above 0 and at most at 1, not at {percentile:g}",
+                "1 cuts at -1 and 1; 0.995 is dynamic thresholding",
+            )
         self.percentile = percentile
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -245,6 +271,7 @@ class Guide(nn.Module, ABC):
     """What leads a diffusion model where its options ask for guidance; saved with it."""
 
     neutral: float = 1.0  # the strength that changes nothing
+    composes: bool = True  # whether what it leads has a meaning for each label of several
 
     @abstractmethod
     def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
@@ -272,6 +299,7 @@ class ClassifierGuide(Guide):
     """
 
     neutral = 0.0
+    composes = False
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()

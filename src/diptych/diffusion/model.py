@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from diptych.diffusion.bound import Bound, chain_of, variational_bound
-from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, one_level
+from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, never_unlabelled, one_level
 from diptych.diffusion.guidance import Composed, Guide, Guided, Strength, Thresholded, weighed
 from diptych.diffusion.likelihood import ode_log_prob
 from diptych.diffusion.samplers import GRIDS, SAMPLERS
+from diptych.diffusion.samplers.grids import FOLLOWING, useful
 from diptych.diffusion.schedules import SCHEDULES, Schedule, schedule
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
@@ -23,6 +24,17 @@ from diptych.saveable import saveable
 
 log = logging.getLogger("diptych")
 
+# the least and the most that an option may be, and what it does there
+RANGES: dict[str, tuple[float, float, str]] = {
+    "tolerance": (1e-9, math.inf, "1e-4 is usual, of nats a dimension"),
+    "probes": (0, math.inf, "1 is usual; 0 is exact and slow"),
+    "terms": (0, math.inf, "64 are usual; 0 looks at all steps"),
+    "eta": (0, 1, "0 adds no noise, 1 is the reverse of the noising itself"),
+    "churn": (0, 1000, "40 is EDM's for ImageNet; 0.41 times the steps is the most that has an effect"),
+    "guidance_low": (0, math.inf, "it is a noise level: 0 guides down to the clean image"),
+    "guidance_rescale": (0, 1, "0 leaves the guided image as it is; 0.7 is usual"),
+    "threshold": (0, 1, "1 cuts clean images to [-1, 1]; 0.995 is dynamic thresholding; 0 is neither"),
+}
 OF_GUIDANCE = ("negative", "guidance_low", "guidance_high", "guidance_rescale")
 
 
@@ -66,19 +78,24 @@ class DiffusionOptions:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, list(known)))
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise WrongUse(f"{f.name} must be a finite number, not {value}")
-        least = {"tolerance": 1e-9, "probes": 0, "terms": 0, "eta": 0, "churn": 0, "guidance_low": 0}
-        for name, bound in least.items():
-            if (value := getattr(self, name)) is not None and value < bound:
-                raise WrongUse(f"{name} must be at least {bound:g}, not {value:g}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    usual = f"its default is {f.default}" if f.default else "leave it out for the usual one"
+                    raise WrongUse(f"{f.name} must be finite, not {number}", usual)
+        for name, (low, high, hint) in RANGES.items():
+            if (value := getattr(self, name)) is not None and not low <= value <= high:
+                span = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
+                raise WrongUse(f"{name} must be {span}, not {value:g}", hint)
         if self.guidance_low > self.guidance_high:
             raise WrongUse(
                 f"guidance_low {self.guidance_low:g} must not be above guidance_high {self.guidance_high:g}",
                 "they are the noise levels between which the model is guided",
             )
         if self.sigma_min < 0 or (self.sigma_max and not self.sigma_min < self.sigma_max):
-            raise WrongUse(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
+            raise WrongUse(
+                f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}",
+                "0.002 and 80 are EDM's; 0 stands for the model's own",
+            )
         falling = all(a > b >= 0 for a, b in zip(self.sigmas, self.sigmas[1:], strict=False))
         if self.sigmas and (len(self.sigmas) < 2 or not falling or self.sigmas[-1] != 0):
             raise WrongUse(
@@ -120,6 +137,9 @@ class DiffusionModel(Model):
             raise WrongUse("guidance needs a model that knows labels", "leave guidance at 1 for this model")
         if options.negative is not None and not 0 <= options.negative < denoiser.classes:
             raise WrongUse(f"label {options.negative} is out of range", f"classes: {denoiser.classes}")
+        led_from_none = options.guidance != 1 and guide is None and options.negative is None
+        if led_from_none and not denoiser.unlabelled:
+            raise never_unlabelled("leave guidance at 1, or lead away from a class with --negative")
         if options.compose and options.negative is not None:
             raise WrongUse("composed classes have weights of their own", "give the class a negative weight")
         if options.variance == "learned" and not denoiser.learned_variance:
@@ -177,8 +197,6 @@ class DiffusionModel(Model):
     def guided(self) -> Denoiser:
         """The denoiser as the options want it: guided, thresholded."""
         options, denoiser = self.options, self.denoiser
-        if options.compose:
-            denoiser = Composed(denoiser, *weighed(options.compose))
         if options.guidance != self.neutral:
             bounds = (options.guidance_low, options.guidance_high)
             everywhere = bounds[0] <= 0 and bounds[1] >= 1e9
@@ -186,10 +204,17 @@ class DiffusionModel(Model):
             strength = Strength(options.guidance, low, high, options.guidance_rescale)
             if self.guide is None and options.compose:
                 raise WrongUse("composed classes have weights of their own", "leave guidance at 1")
+            if self.guide is not None and options.compose and not self.guide.composes:
+                raise WrongUse(
+                    "a classifier leads to one label, not to several that are composed",
+                    f"leave guidance at {self.neutral:g}, or ask for one --label",
+                )
             if self.guide is None:
                 denoiser = Guided(denoiser, strength, options.negative)
             else:
                 denoiser = self.guide.around(denoiser, strength)
+        if options.compose:  # around the guide: a weaker denoiser is asked for the same labels
+            denoiser = Composed(denoiser, *weighed(options.compose))
         return Thresholded(denoiser, options.threshold) if options.threshold else denoiser
 
     def walk(
@@ -222,7 +247,7 @@ class DiffusionModel(Model):
             nats = self.bound(from_uint8(to_uint8(image)), condition, options.terms).nats
             return math.log(127.5) * math.prod(self.image_shape) - nats
         denoiser = self.using(threshold=0.0).guided()
-        low, high = ends(options, self.denoiser.schedule)
+        low, high = ends(options, self.denoiser.schedule.ends())
         settings = {"tolerance": options.tolerance, "probes": options.probes}
         return ode_log_prob(denoiser, image, low, high, condition, **settings)
 
@@ -243,12 +268,12 @@ def noise_levels(options: DiffusionOptions, own: Schedule) -> tuple[float, ...]:
     if options.sigmas:
         return options.sigmas
     followed = schedule(options.schedule) if options.schedule else own
-    return tuple(GRIDS[options.grid](options.steps, *ends(options, followed), followed))
+    its = followed.ends() if options.grid in FOLLOWING else useful(followed)
+    return tuple(GRIDS[options.grid](options.steps, *ends(options, its), followed))
 
 
-def ends(options: DiffusionOptions, followed: Schedule) -> tuple[float, float]:
-    """The smallest and the largest noise level: those asked for, else the schedule's."""
-    own = followed.ends()
+def ends(options: DiffusionOptions, own: tuple[float, float]) -> tuple[float, float]:
+    """The smallest and the largest noise level: those asked for, else these of the schedule's."""
     low, high = options.sigma_min or own[0], options.sigma_max or own[1]
     if not low < high:
         raise WrongUse(

@@ -15,11 +15,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from diptych.diffusion.betas import BETAS, T, without_the_last_signal
 from diptych.errors import WrongUse, did_you_mean
 from diptych.saveable import saveable
 
 LARGEST = 1e5  # a level from which on x_t / sqrt(alpha_t^2 + sigma_t^2) is noise to five digits
-T = 1000
+ZERO_SNR = "zero-snr"  # in a schedule's name: its last step is noise alone
 
 
 class Schedule(nn.Module, ABC):
@@ -235,8 +236,10 @@ class Flow(Schedule):
 
     def __init__(self, shift: float = 1.0) -> None:
         super().__init__()
-        if shift <= 0:
-            raise WrongUse(f"shift must be positive, not {shift}")
+        if not 0 < shift < math.inf:
+            raise WrongUse(
+                f"shift must be a number above 0, not {shift}", "1 is the line itself, 3 is for large images"
+            )
         self.shift = shift
 
     def level(self, t: Tensor) -> Tensor:
@@ -263,58 +266,56 @@ class Flow(Schedule):
         return T * self.line(t)
 
 
-def linear_betas(steps: int) -> Tensor:
-    """From 1e-4 to 0.02 at 1000 steps; for other numbers scaled so that the last image is as noisy."""
-    scale = T / steps
-    return torch.linspace(1e-4 * scale, 0.02 * scale, steps, dtype=torch.float64).clamp_max(0.999)
+class Named(dict[str, Callable[[], Schedule]]):
+    """Schedules by name. A name with a setting, flow:3, is in it where flow is: `schedule` reads the rest."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).partition(":")[0])
 
 
-def scaled_linear_betas(steps: int) -> Tensor:
-    """Linear in sqrt(beta), from 0.00085 to 0.012."""
-    scale = T / steps
-    root = torch.linspace((8.5e-4 * scale) ** 0.5, (0.012 * scale) ** 0.5, steps, dtype=torch.float64)
-    return root.square().clamp_max(0.999)
-
-
-def cosine_betas(steps: int) -> Tensor:
-    """alpha_bar = cos^2((t + 0.008) / 1.008 pi / 2), betas at most 0.999 (improved DDPM, equation 17)."""
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
-    alpha_bar = ((t + 0.008) / 1.008 * math.pi / 2).cos().square()
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(0.999)
-
-
-def sigmoid_betas(steps: int) -> Tensor:
-    """A sigmoid from -6 to 6, stretched to 1e-4 to 0.02."""
-    scale = T / steps
-    s = torch.linspace(-6, 6, steps, dtype=torch.float64).sigmoid()
-    return (s * (0.02 - 1e-4) * scale + 1e-4 * scale).clamp_max(0.999)
-
-
-BETAS: dict[str, Callable[[int], Tensor]] = {
-    "linear": linear_betas,
-    "scaled-linear": scaled_linear_betas,
-    "cosine": cosine_betas,
-    "sigmoid": sigmoid_betas,
-}
-
-
-def without_the_last_signal(alpha_bar: Tensor) -> Tensor:
-    """sqrt(alpha_bar) shifted and scaled so that it ends at 0 and begins where it did."""
-    root = alpha_bar.sqrt()
-    return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
-
-
-SCHEDULES: dict[str, Callable[[], Schedule]] = {
-    **{name: partial(Discrete, name) for name in BETAS},
-    "vp": VP,
-    "ve": VE,
-    "cosine-continuous": Cosine,
-    "flow": Flow,
-}
+SCHEDULES = Named(
+    {
+        **{name: partial(Discrete, name) for name in BETAS},
+        "vp": VP,
+        "ve": VE,
+        "cosine-continuous": Cosine,
+        "flow": Flow,
+    }
+)
 
 
 def schedule(name: str) -> Schedule:
-    """The schedule of this name. Raises WrongUse with the nearest name where there is none."""
-    if name not in SCHEDULES:
-        raise WrongUse(f"there is no schedule called {name}", did_you_mean(name, list(SCHEDULES)))
-    return SCHEDULES[name]()
+    """The schedule of this name, "cosine"; shifted, "flow:3"; or ending in noise alone, "cosine:zero-snr".
+
+    Raises WrongUse with the nearest name where there is none, or for a setting that it does not have.
+    """
+    kind, colon, setting = name.partition(":")
+    if kind not in SCHEDULES:
+        raise WrongUse(f"there is no schedule called {kind}", did_you_mean(kind, list(SCHEDULES)))
+    if not colon:
+        return SCHEDULES[kind]()
+    if kind == "flow" and setting != ZERO_SNR:
+        return Flow(shift_in(name, setting))
+    if setting != ZERO_SNR:
+        known = f"did you mean {kind}:{ZERO_SNR}?" if kind in BETAS else f"leave it out: {kind}"
+        raise WrongUse(f"the schedule {kind} has no setting {setting!r}", known)
+    if kind not in BETAS:
+        raise WrongUse(no_zero_snr(kind), f"leave it out; these can be made so: {', '.join(BETAS)}")
+    return Discrete(kind, zero_snr=True)
+
+
+def shift_in(name: str, setting: str) -> float:
+    """The number in a shifted flow's name. Raises WrongUse where it is none."""
+    try:
+        return float(setting)
+    except ValueError:
+        raise WrongUse(
+            f"the shift in {name} is not a number", "flow:3 spends more of the time in noise than flow"
+        ) from None
+
+
+def no_zero_snr(kind: str) -> str:
+    """Why a continuous schedule cannot be made to end in noise alone."""
+    if SCHEDULES[kind]().ends()[1] > LARGEST / 2:
+        return f"{kind} ends in pure noise already"
+    return f"{kind} is continuous: it has no last step that could be noise alone"

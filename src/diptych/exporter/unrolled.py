@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import RunError
+from diptych.errors import RunError, WrongUse
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -126,6 +126,24 @@ def recorded(graph: nn.Module) -> Iterator[Calls]:
             hook = partial(lambda name, _, *call: note(name, *call), name)
             hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield seen
+
+
+@contextmanager
+def without_gradients() -> Iterator[None]:
+    """Raises WrongUse at its end where anything within it was kept for a backward pass."""
+    kept: list[torch.Size] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield
+    if kept:  # no parameter asks for a gradient here, so that the model itself must have
+        raise WrongUse(
+            "guidance by a classifier takes a gradient, which the graph cannot hold",
+            "--guidance 0 leaves it out; classifier-free guidance can be exported",
+        )
 
 
 def alike(seen: Sequence[Call | None]) -> Call | None:

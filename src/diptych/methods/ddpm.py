@@ -6,7 +6,7 @@ from diptych.data.images import Images
 from diptych.diffusion.denoiser import ScheduleDenoiser
 from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.objective import uniform_times, weight
-from diptych.diffusion.schedules import Discrete, schedule
+from diptych.diffusion.schedules import ZERO_SNR, schedule
 from diptych.errors import WrongUse
 from diptych.methods.augmented import TOLD, NonLeaking
 from diptych.methods.denoising import Denoising, by_size, unet_for
@@ -54,9 +54,11 @@ def ddpm(
         Probability of each augmentation, of which the network is told so that samples do not show them; 0:
         none. 0.12 to 0.15 helps where images are few.
     betas
-        The schedule: linear, scaled-linear, cosine, sigmoid, or one of the continuous ones (vp, flow ...).
+        The schedule: linear, scaled-linear, cosine, sigmoid, or one of the continuous ones (vp, flow, flow:3
+        for large images ...).
     zero_snr
         The last of the thousand steps is noise alone, which helps very dark or bright images; needs x0 or v.
+        The same as --betas linear:zero-snr.
     target
         What the network predicts: eps, x0, v or flow.
     weighting
@@ -71,9 +73,10 @@ def ddpm(
     network = unet_for(
         data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing, augments=told
     )
-    if zero_snr and target in ("eps", "flow"):
+    name = f"{betas.removesuffix(f':{ZERO_SNR}')}:{ZERO_SNR}" if zero_snr else betas
+    followed = schedule(name)
+    if name.endswith(ZERO_SNR) and target in ("eps", "flow"):
         raise WrongUse(f"{target} says nothing of an image where there is only noise", "add --target v")
-    followed = Discrete(betas, zero_snr=True) if zero_snr else schedule(betas)
     denoiser = ScheduleDenoiser(network, followed, target, told="level")
     method = Denoising(
         denoiser,

@@ -18,7 +18,7 @@ from diptych.methods.units import units_of
 from diptych.networks.labels import Attributed
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
-from diptych.saveable import arguments
+from diptych.saveable import arguments, change
 
 HEARD = (0.3, 1.0)  # noise levels at which a denoiser may know its training images: content is half hidden
 Augment = Callable[[Tensor], tuple[Tensor, Tensor]]  # images to augmented ones, and what was done (B, K)
@@ -97,6 +97,7 @@ class Denoising(DenoiserMethod):
         clip: float = 1.0,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
+        always_labelled(denoiser, label_dropout)
         super().__init__(denoiser, lr=lr, lr_scale=lr_scale, optimize=optimize, clip=clip, options=options)
         self.uncertainty, self.augment = uncertainty, augment
         self.levels, self.weight, self.label_dropout = levels, weight, share("label_dropout", label_dropout)
@@ -114,6 +115,12 @@ class Denoising(DenoiserMethod):
         if self.uncertainty is not None:
             weighted = self.uncertainty.balance(weighted, sigma)
         return weighted.mean(), {"mse": error.detach().mean()}
+
+
+def always_labelled(denoiser: Denoiser, label_dropout: float) -> None:
+    """Marks a denoiser whose labels are never dropped: it must not be asked for none."""
+    if label_dropout == 0 and (denoiser.classes or denoiser.attributes):
+        change(denoiser, unlabelled=False)
 
 
 def share(name: str, value: float) -> float:

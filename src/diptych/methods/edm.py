@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import nn
+
 from diptych.data.images import Images
 from diptych.diffusion.denoiser import EDMDenoiser
 from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.objective import lognormal, uniform
+from diptych.errors import WrongUse, did_you_mean
 from diptych.methods.augmented import TOLD, NonLeaking
-from diptych.methods.denoising import Denoising, by_size, unet_for
+from diptych.methods.denoising import Denoising, by_size, in_units, unet_for
+from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
 from diptych.recipe import Recipe, recipe
+
+SONG: dict[str, dict[str, Any]] = {"ddpmpp": DDPMPP, "ncsnpp": NCSNPP}
 
 
 @recipe(width=8, blocks=1, batch=8)
 def edm(
     data: Images,
     *,
+    network: str = "unet",
     width: int = 0,
     blocks: int = 0,
     batch: int = 64,
@@ -32,6 +41,8 @@ def edm(
 
     Parameters
     ----------
+    network
+        unet, or one of the paper's: ddpmpp (DDPM++) or ncsnpp (NCSN++, which sees the image at every size).
     width
         Channels at full resolution; 0: 32 for images of up to 16 pixels, 64 above.
     blocks
@@ -58,11 +69,17 @@ def edm(
     """
     width, blocks, lr = by_size(data, width, blocks, lr)
     told = TOLD if augment else 0
-    network = unet_for(
-        data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing, augments=told
+    seeing = network_for(
+        data,
+        network,
+        width=width,
+        blocks=blocks,
+        dropout=dropout,
+        checkpointing=checkpointing,
+        augments=told,
     )
     method = Denoising(
-        EDMDenoiser(network, sigma_data),
+        EDMDenoiser(seeing, sigma_data),
         levels=lognormal(P_mean, P_std),
         weight=uniform,  # of the network's own error: EDM's lambda(sigma) is 1 / c_out^2
         lr=lr,
@@ -71,3 +88,19 @@ def edm(
         options=DiffusionOptions(steps=steps),
     )
     return Recipe(method, batch=batch)
+
+
+def network_for(data: Images, name: str, *, width: int, **settings: Any) -> nn.Module:
+    """The U-Net, or one of SONG of the same width and depth; settings are those of `unet_for`.
+
+    Raises WrongUse for another name.
+    """
+    if name == "unet":
+        return unet_for(data, width=width, **settings)
+    if name not in SONG:
+        raise WrongUse(f"there is no network called {name}", did_you_mean(name, ["unet", *SONG]))
+    shortest = min(data.shape[1:])
+    multipliers = (1, *(2 for size in (8, 16, 64, 128, 256) if shortest >= size))
+    sizes = {"classes": data.classes, "attributes": data.told, "width": width, "multipliers": multipliers}
+    network = NCSNpp(data.shape, **{**sizes, **settings, **SONG[name]})
+    return in_units(network, data)

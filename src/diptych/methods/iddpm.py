@@ -22,7 +22,7 @@ from diptych.diffusion.variational import (
 )
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
-from diptych.methods.denoising import DenoiserMethod, by_size, in_units
+from diptych.methods.denoising import DenoiserMethod, always_labelled, by_size, in_units
 from diptych.networks.adm import ADM, multipliers_for
 from diptych.recipe import Recipe, recipe
 
@@ -46,6 +46,7 @@ class Hybrid(DenoiserMethod):
         lr: float = 1e-3,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
+        always_labelled(denoiser, label_dropout)
         super().__init__(denoiser, lr=lr, options=options)
         if not isinstance(schedule := denoiser.schedule, Discrete):
             raise WrongUse("variances are learned for the steps of a discrete schedule")

@@ -1,7 +1,8 @@
 """Bits per dimension of held-out 8-bit images, of a density (Theis et al., 2016, arXiv:1511.01844).
 
 Uniform dequantisation: level u of a pixel is anywhere in u - 1/2 to u + 1/2. On average, that is at least as
-many bits as the model's own distribution over the 256 levels would take.
+many bits as the model's own distribution over the 256 levels would take. A variational bound is on the bits
+of the 256 levels themselves: two numbers of two models, to be compared with their like only.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ from diptych.scores import Estimate
 MOST = 256  # a density may cost as much as a hundred samples
 BLOCK = 32
 PER_LEVEL = math.log2(127.5)  # 127.5 levels to a unit of [-1, 1]
+WAYS = {  # what an estimator gives bits of
+    "bits_per_dim": "density under uniform dequantisation",
+    "bits_per_dim_bound": "variational bound on the 256 levels",
+}
 
 
 @metric(asked_only=True, floored=False)
 def bits_per_dim(exam: Exam) -> Mapping[str, Estimate]:
     """Bits that the model needs for a channel of a pixel of a held-out image; 8 is knowing nothing.
 
-    Where a model has a variational bound beside its density, `bits_per_dim_bound` too.
+    A diffusion model has two, and both are measured whatever its option `likelihood` says: `bits_per_dim` is
+    of its ODE's density of dequantised images, `bits_per_dim_bound` the variational bound of its chain of
+    steps from noise to one of the 256 levels.
     """
     model = exam.asked("bits per dimension")
     images, asked = exam.images("real")[:MOST], exam.condition(slice(0, MOST))
     label = None if asked is None else asked.label
     if len(images) < 2:
         raise NotMeasurable("an interval of bits per dimension needs 2 held-out images or more")
-    told = ", given their labels" if label is not None else ""
+    told = f"{len(images)} held-out images" + (", given their labels" if label is not None else "")
     return {
-        name: estimated(bits_of(twin, images, label, exam.device), told)
+        name: estimated(bits_of(twin, images, label, exam.device), f"{WAYS[name]} of {told}")
         for name, twin in estimators(model).items()
     }
 
@@ -49,8 +56,8 @@ def estimators(model: Model) -> dict[str, Model]:
     return {name: model.using(likelihood=likelihood) for name, likelihood in names.items()}
 
 
-def estimated(bits: Tensor, told: str = "") -> Estimate:
-    """The mean of bits (N,) of images."""
+def estimated(bits: Tensor, of: str) -> Estimate:
+    """The mean of bits (N,) of images, with a note of what they are bits of."""
     value = float(bits.mean())
     spread = from_influence(bits - value, None)
     return Estimate(
@@ -59,7 +66,7 @@ def estimated(bits: Tensor, told: str = "") -> Estimate:
         len(bits),
         "lower",
         "bits",
-        f"uniform dequantisation of {len(bits)} held-out images{told}. Interval: normal, over the images",
+        f"{of}. Interval: normal, over the images",
         replicates=spread.replicates,
     )
 

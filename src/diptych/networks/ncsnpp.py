@@ -24,7 +24,8 @@ class NCSNpp(nn.Module):
     """Reads (B, C, H, W), a level or time and a label; returns (B, out_channels, H, W). By default DDPM++.
 
     `NCSNpp(shape, **NCSNPP)` is NCSN++. Any H and W: pads and crops inside. embedding "positional" wants
-    times of about 0 to 1000, "fourier" logarithms of levels; decoder "skip" adds up an image from all levels.
+    times of about 0 to 1000 or, as EDM, logarithms of levels, "fourier" the latter; decoder "skip" adds up an
+    image from all levels.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class NCSNpp(nn.Module):
         scale: float = math.sqrt(0.5),  # of each sum with a skip connection
         adaptive: bool = False,
         checkpointing: bool = False,
+        augments: int = 0,  # numbers that say how an image was augmented; at sampling there are none
     ) -> None:
         super().__init__()
+        if width % 2:
+            raise WrongUse(f"width must be even, not {width}", "noise levels are read as cosines and sines")
         for what, name, known in (
             ("embedding", embedding, ["positional", "fourier"]),
             ("encoder", encoder, ["standard", "residual"]),
@@ -64,6 +68,7 @@ class NCSNpp(nn.Module):
         inner, told = (2 * width if fourier else width), style.embedding
         self.level = Fourier(inner) if fourier else Sinusoids(inner, endpoint=True)
         self.label = LabelEmbedding(inner, classes=classes, attributes=attributes)
+        self.augment = nn.Linear(augments, inner, bias=False) if augments else None
         self.mapping = nn.Sequential(nn.Linear(inner, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
         self.encoder = Encoder(image_shape[0], width, levels, style, pyramid=encoder == "residual")
         self.decoder = Decoder(self.encoder.skips, levels, style, often=False)
@@ -77,10 +82,17 @@ class NCSNpp(nn.Module):
         for head in self.heads:
             begin_small(head[-1])  # type: ignore[index]
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W); level (B,) or (1,); label as in LabelEmbedding."""
+    def forward(
+        self, x: Tensor, level: Tensor, label: Tensor | None = None, done: Tensor | None = None
+    ) -> Tensor:
+        """x (B, C, H, W); level (B,) or (1,); label as in LabelEmbedding.
+
+        done (B, augments): how each image was augmented; None: not at all.
+        """
         _, height, width = self.image_shape
         embedding, labelled = self.level(level), self.label(label, x.device)
+        if self.augment is not None and done is not None:
+            embedding = embedding + self.augment(done)
         embedding = self.mapping(embedding if labelled is None else embedding + labelled)
         x, skips = self.encoder(padded(x, self.multiple), embedding)
         found = self.decoder(x, skips, embedding)[-len(self.heads) :]

@@ -10,12 +10,11 @@ from diptych.diffusion.denoiser import Denoiser
 from diptych.diffusion.editing.edit import described, diffusion_of
 from diptych.diffusion.editing.regions import Regional
 from diptych.diffusion.model import DiffusionModel, Sight
-from diptych.diffusion.samplers.grids import karras
+from diptych.diffusion.samplers.grids import HIGHEST, LOWEST, karras
 from diptych.diffusion.samplers.heun import heun
 from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise
 
-LOWEST, HIGHEST = 0.002, 100.0  # an image to a quarter of an 8-bit level; noise to one part in 10^4
 SILENT = Noise(())
 
 

@@ -19,6 +19,7 @@ from diptych.diffusion.denoiser import Denoiser, Wrapper, each
 from diptych.diffusion.editing.edit import start
 from diptych.diffusion.editing.operators import Gain, Operator
 from diptych.diffusion.model import DiffusionModel, Sight
+from diptych.diffusion.samplers.grids import HIGHEST
 from diptych.errors import WrongUse, did_you_mean
 from diptych.model import Condition, Noise
 
@@ -53,7 +54,9 @@ class Consistent(Wrapper):
 class PseudoinverseGuided(Wrapper):
     """D(x) + sigma^2 J^T A^T (r^2 A A^T + noise^2)^-1 (y - A D(x)), with J the slope of D.
 
-    r^2 = s^2 sigma^2 / (s^2 + sigma^2) is how much of an image of deviation `s` is unknown at sigma.
+    r^2 = s^2 sigma^2 / (s^2 + sigma^2) is how much of an image of deviation `s` is unknown at sigma. In noise
+    that drowns the image J is r^2 / sigma^2, what it is for independent pixels: there a network's own would
+    have to be right to 1 / sigma^2.
     """
 
     def __init__(
@@ -67,6 +70,8 @@ class PseudoinverseGuided(Wrapper):
         super().__init__(denoiser)
         self.operator, self.measured = operator, measured
         self.noise, self.deviation = noise, deviation
+        # along no direction has an image a deviation above s sqrt(C H W): at twice that nothing stands out
+        self.drowned = min(HIGHEST, 2 * deviation * math.sqrt(math.prod(denoiser.image_shape)))
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,)."""
@@ -74,7 +79,8 @@ class PseudoinverseGuided(Wrapper):
         unknown = self.deviation**2 * level / (self.deviation**2 + level)
         missing: Tensor = self.measured - self.operator(slope.clean)
         pull = self.operator.back(missing, lambda s: s / (unknown * s.square() + self.noise**2))
-        led: Tensor = slope.clean + level * slope.back(pull)
+        back = torch.where(each(sigma) > self.drowned, unknown * pull, level * slope.back(pull))
+        led: Tensor = slope.clean + back
         return led
 
 

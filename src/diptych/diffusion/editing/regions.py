@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diptych.diffusion.denoiser import Denoiser, Wrapper
+from diptych.diffusion.denoiser import Denoiser, Wrapper, never_unlabelled
 from diptych.diffusion.editing.edit import Edit, label_only, start
 from diptych.diffusion.editing.operators import gaussian
 from diptych.errors import WrongUse
@@ -34,6 +34,8 @@ class Regional(Wrapper):
                 f"{named} out of range" if odd else "regions need labels",
                 f"this model knows classes 0 to {denoiser.classes - 1}; {denoiser.classes} stands for none",
             )
+        if denoiser.classes in labels and not denoiser.unlabelled:
+            raise never_unlabelled("give each area a label")
         self.labels, self.shares = torch.tensor(labels, device=shares.device), shares
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

@@ -53,7 +53,7 @@ def dpm_solver_3(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: No
     for sigma, following in pairwise(sigmas):
         clean = denoise(x, sigma)
         reached = clean.lerp(x, following / sigma)
-        if following:
+        if following and sigma <= NOISE_ALONE:
             h = math.log(sigma / following)
             first, second = sigma * math.exp(-h / 3), sigma * math.exp(-2 * h / 3)
             early = denoise(clean.lerp(x, first / sigma), first) - clean

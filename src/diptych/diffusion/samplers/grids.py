@@ -9,8 +9,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from diptych.diffusion.samplers.sampler import NOISE_ALONE
 from diptych.diffusion.schedules import Schedule
 from diptych.errors import WrongUse
+
+LOWEST, HIGHEST = 0.002, 100.0  # an image to a quarter of an 8-bit level; noise to one part in 10^4
 
 Grid = Callable[[int, float, float, Schedule], list[float]]  # steps, the ends, a schedule -> steps + 1 levels
 
@@ -97,7 +100,10 @@ def check(steps: int, sigma_min: float, sigma_max: float, schedule: Schedule) ->
             "karras, linear and log-snr run between any two levels",
         )
     if schedule.exact and steps > len(schedule.exact):
-        raise WrongUse(f"the schedule has {len(schedule.exact)} steps, fewer than {steps}")
+        raise WrongUse(
+            f"the schedule has {len(schedule.exact)} steps, fewer than {steps}",
+            f"take at most {len(schedule.exact)} steps, or the grid karras",
+        )
 
 
 def follow(schedule: Schedule, rows: Sequence[int], times: Sequence[float]) -> list[float]:
@@ -119,6 +125,17 @@ def falling(levels: list[float], schedule: Schedule) -> list[float]:
     return [*levels, 0.0]
 
 
+def useful(schedule: Schedule) -> tuple[float, float]:
+    """The ends of a grid that does not follow the schedule: its own, unless it begins at noise alone.
+
+    There its ends are where an infinite level and 0 are cut, and most of the levels between them would be
+    wasted on nothing but noise and on nothing but image.
+    """
+    low, high = schedule.ends()
+    return (max(low, LOWEST), HIGHEST) if high > NOISE_ALONE else (low, high)
+
+
+FOLLOWING = frozenset({"beta", "trailing", "leading", "linspace"})  # the grids that run in a schedule's time
 GRIDS: dict[str, Grid] = {
     "karras": karras,
     "linear": linear,
