@@ -80,7 +80,9 @@ LAW: dict[str, set[str]] = {
     "probe": {"budget", "device", "flops", "parallel", "training"},
     "resumption": {"averages", "checkpoints", "errors", "files", "parallel", "runs", "training", "transfer"},
     "reactions": {"alarms", "averages", "errors", "parallel", "runs", "track", "training"},
-    "transfer": {"errors", "files", "fsdp", "runs", "training"},
+    "likeness": {"errors", "saveable"},
+    "transfer": {"errors", "files", "fsdp", "likeness", "runs", "saveable", "training"}
+    | {"catalog"},  # the critic of a run is what its recipe makes
     "loop": {
         "privacy",
         "errors",
@@ -195,7 +197,8 @@ LAW: dict[str, set[str]] = {
         "adversarial",
         "networks",
         "convert",
-    },
+    }
+    | {"catalog", "data", "likeness", "method", "saveable"},  # which recipe goes on with official weights
     "latents": {"adversarial", "errors", "files", "model"},
     "walking": {"adversarial", "errors", "latents", "model"},
     "mixing": {"errors", "latents", "model"},

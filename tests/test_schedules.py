@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conftest import made_up
 from diptych import catalog
+from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.schedules import (
     LARGEST,
     SCHEDULES,
@@ -145,7 +146,7 @@ def test_bad_arguments_are_refused(make) -> None:  # type: ignore[no-untyped-def
     ],
 )
 def test_names_with_a_setting(name: str, same: Schedule) -> None:
-    assert name in SCHEDULES
+    assert DiffusionOptions(schedule=name).schedule == name
     assert to_tree(schedule(name)) == to_tree(same)
     torch.testing.assert_close(schedule(name).level(T), same.level(T))
     assert schedule(name).ends()[1] == pytest.approx(LARGEST)
@@ -160,8 +161,8 @@ def test_names_with_a_setting(name: str, same: Schedule) -> None:
         ("flow:nan", "a number above 0", "3 is for large"),
         ("cosine:zero", "no setting 'zero'", "cosine:zero-snr"),
         ("vp:3", "no setting '3'", "vp"),
-        ("flow:zero-snr", "flow ends in pure noise already", "leave it out"),
-        ("cosine-continuous:zero-snr", "ends in pure noise already", "leave it out"),
+        ("flow:zero-snr", "flow ends in pure noise already", "leave zero-snr out"),
+        ("cosine-continuous:zero-snr", "ends in pure noise already", "leave zero-snr out"),
         ("ve:zero-snr", "ve is continuous", "linear"),
     ],
 )

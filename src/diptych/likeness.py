@@ -11,6 +11,7 @@ from torch import nn
 from diptych.errors import DiptychError
 from diptych.saveable import arguments, class_name, rebuilt, to_tree
 
+CRITIC = "critic.json"  # beside weights that were converted: the constructors of their critic
 # sizes, which tensors tell where they matter
 SIZES = {
     *("width", "base", "largest", "blocks", "depth", "multipliers", "latent", "style", "shared", "embedding"),

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from diptych.errors import DiptychError, RunError, WrongUse
 from diptych.files import read_json, read_tensors
 from diptych.fsdp import as_in
-from diptych.likeness import unlike
+from diptych.likeness import CRITIC, unlike
 from diptych.runs import Run, open_run
 from diptych.saveable import to_tree
 from diptych.training import Training
 
 log = logging.getLogger("diptych")
-CRITIC = "critic.json"  # beside weights that were converted: the constructors of their critic
 NAMED = 3  # tensors that did not fit are named, so many of them
 
 
@@ -169,4 +168,4 @@ def copied(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> set[str]
     return same
 
 
-__all__ = ["CRITIC", "Taken", "begin", "other_settings", "transfer"]
+__all__ = ["Taken", "begin", "other_settings", "transfer"]

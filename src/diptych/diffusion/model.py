@@ -17,7 +17,7 @@ from diptych.diffusion.guidance import Composed, Guide, Guided, Strength, Thresh
 from diptych.diffusion.likelihood import ode_log_prob
 from diptych.diffusion.samplers import GRIDS, SAMPLERS
 from diptych.diffusion.samplers.grids import FOLLOWING, useful
-from diptych.diffusion.schedules import SCHEDULES, Schedule, schedule
+from diptych.diffusion.schedules import Schedule, schedule
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
 from diptych.saveable import saveable
@@ -71,11 +71,12 @@ class DiffusionOptions:
         for what, name, known in (
             ("sampler", self.sampler, SAMPLERS),
             ("grid", self.grid, GRIDS),
-            ("schedule", self.schedule or "flow", SCHEDULES),
             ("likelihood", self.likelihood, ("ode", "bound")),
         ):
             if name not in known:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, list(known)))
+        if self.schedule:
+            schedule(self.schedule)  # raises where there is none such
         for f in fields(self):
             value = getattr(self, f.name)
             for number in value if isinstance(value, tuple) else (value,):

@@ -237,9 +237,7 @@ class Flow(Schedule):
     def __init__(self, shift: float = 1.0) -> None:
         super().__init__()
         if not 0 < shift < math.inf:
-            raise WrongUse(
-                f"shift must be a number above 0, not {shift}", "1 is the line itself, 3 is for large images"
-            )
+            raise WrongUse(f"shift must be a number above 0, not {shift}", "3 is for large images, 1 is none")
         self.shift = shift
 
     def level(self, t: Tensor) -> Tensor:
@@ -266,22 +264,13 @@ class Flow(Schedule):
         return T * self.line(t)
 
 
-class Named(dict[str, Callable[[], Schedule]]):
-    """Schedules by name. A name with a setting, flow:3, is in it where flow is: `schedule` reads the rest."""
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(str(name).partition(":")[0])
-
-
-SCHEDULES = Named(
-    {
-        **{name: partial(Discrete, name) for name in BETAS},
-        "vp": VP,
-        "ve": VE,
-        "cosine-continuous": Cosine,
-        "flow": Flow,
-    }
-)
+SCHEDULES: dict[str, Callable[[], Schedule]] = {
+    **{name: partial(Discrete, name) for name in BETAS},
+    "vp": VP,
+    "ve": VE,
+    "cosine-continuous": Cosine,
+    "flow": Flow,
+}
 
 
 def schedule(name: str) -> Schedule:
@@ -300,7 +289,7 @@ def schedule(name: str) -> Schedule:
         known = f"did you mean {kind}:{ZERO_SNR}?" if kind in BETAS else f"leave it out: {kind}"
         raise WrongUse(f"the schedule {kind} has no setting {setting!r}", known)
     if kind not in BETAS:
-        raise WrongUse(no_zero_snr(kind), f"leave it out; these can be made so: {', '.join(BETAS)}")
+        raise WrongUse(no_zero_snr(kind), f"leave {ZERO_SNR} out; these can be made so: {', '.join(BETAS)}")
     return Discrete(kind, zero_snr=True)
 
 
