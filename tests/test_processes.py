@@ -418,7 +418,7 @@ def test_torchrun_starts_a_killed_training_again(tmp_path: Path) -> None:
     assert said.count("error: another process of this run has ended") == 1
     assert "goes on from the last checkpoint" in said
     assert "diptych/" not in said  # of a traceback through this package
-    assert out.startswith(f"{run.path}: 2,048 images")
+    assert out.startswith(f"{run.path}: 2,016 images")
     assert out.count(" images in ") == 1  # one process tells it
     bars = [line.split("  0 s left")[1] for line in said.splitlines() if "r3gan 100 %" in line]
     assert len(bars) == len(set(bars)) >= 1  # nobody else says it too
