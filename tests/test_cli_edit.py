@@ -106,6 +106,13 @@ def test_what_is_kept_is_kept_to_the_bit(place: Path) -> None:
     assert np.array_equal(shown(place / "same" / "000005.png"), photo)
 
 
+def test_no_picture_that_was_read_is_written_over(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (place / "photo.png").read_bytes()
+    assert edit(place, f"inpaint edm photo.png --mask mask.png {' '.join(QUICK)}", "photo.png") == 2
+    assert "photo.png is read here, and would be written over" in " ".join(capsys.readouterr().err.split())
+    assert (place / "photo.png").read_bytes() == before
+
+
 def test_interpolation_of_images_and_of_seeds(place: Path) -> None:
     words = "--frames 4 --inversion-steps 30 --device cpu"
     assert edit(place, f"interpolate edm photo.png other.png {words}", "between") == 0

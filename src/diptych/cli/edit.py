@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from diptych.cli import VERBS
 from diptych.cli.common import OUTPUT, Json, Options, numbers, say_on_stderr, show, values, with_options
+from diptych.cli.sample import spare
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -80,17 +81,19 @@ class Drawing:
         return model, shared
 
     def finish(self, edit: str, images: Tensor, **done: Any) -> None:
-        """Writes the images and says so."""
+        """Writes the images and says so. Raises WrongUse rather than write over a picture that was read."""
         from diptych import pictures
 
         names = numbers(self.seeds) if edit != "interpolate" else list(range(len(images)))
+        files = [self.out] if self.out.suffix else [self.out / f"{name:06d}.png" for name in names]
+        spare(files, [value for value in done.values() if isinstance(value, Path)])
         if self.out.suffix:
             pictures.save(
                 pictures.sheet(images, columns=len(images) if edit == "interpolate" else 0), self.out
             )
         else:
-            for name, image in zip(names, images, strict=True):
-                pictures.save(pictures.sheet(image[None], least=1), self.out / f"{name:06d}.png")
+            for file, image in zip(files, images, strict=True):
+                pictures.save(pictures.sheet(image[None], least=1), file)
         if not self.as_json:
             print(self.out)
             return

@@ -137,20 +137,24 @@ def unet_for(
 
     augments: numbers that say how an image was augmented.
     """
-    shortest = min(data.shape[1:])
-    multipliers = (1, *(2 for size in (8, 16, 64, 128, 256) if shortest >= size))
     network = UNet(
         data.shape,
         classes=data.classes,
         attributes=data.told,
         width=width,
-        multipliers=multipliers,
+        multipliers=multipliers_of(data),
         blocks=blocks,
         dropout=dropout,
         checkpointing=checkpointing,
         augments=augments,
     )
     return in_units(network, data)
+
+
+def multipliers_of(data: Images) -> tuple[int, ...]:
+    """Widths of a U-Net's levels, in those of the first: as many as leave 4 to 8 pixels at the coarsest."""
+    shortest = min(data.shape[1:])
+    return (1, *(2 for size in (8, 16, 64, 128, 256) if shortest >= size))
 
 
 def in_units(network: nn.Module, data: Images) -> nn.Module:

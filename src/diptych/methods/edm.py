@@ -12,7 +12,7 @@ from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.objective import lognormal, uniform
 from diptych.errors import WrongUse, did_you_mean
 from diptych.methods.augmented import TOLD, NonLeaking
-from diptych.methods.denoising import Denoising, by_size, in_units, unet_for
+from diptych.methods.denoising import Denoising, by_size, in_units, multipliers_of, unet_for
 from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
 from diptych.recipe import Recipe, recipe
 
@@ -99,8 +99,8 @@ def network_for(data: Images, name: str, *, width: int, **settings: Any) -> nn.M
         return unet_for(data, width=width, **settings)
     if name not in SONG:
         raise WrongUse(f"there is no network called {name}", did_you_mean(name, ["unet", *SONG]))
-    shortest = min(data.shape[1:])
-    multipliers = (1, *(2 for size in (8, 16, 64, 128, 256) if shortest >= size))
-    sizes = {"classes": data.classes, "attributes": data.told, "width": width, "multipliers": multipliers}
-    network = NCSNpp(data.shape, **{**sizes, **settings, **SONG[name]})
+    told: dict[str, Any] = {"classes": data.classes, "attributes": data.told}
+    network = NCSNpp(
+        data.shape, width=width, multipliers=multipliers_of(data), **told, **settings, **SONG[name]
+    )
     return in_units(network, data)
