@@ -20,6 +20,7 @@ from diptych.diffusion.denoiser import (
 )
 from diptych.diffusion.objective import (
     WEIGHTS,
+    Levels,
     edm,
     logit_normal_times,
     lognormal,
@@ -166,6 +167,26 @@ def test_levels_have_their_distributions() -> None:
     logit = Flow(2.0).time(logit_normal_times(Flow(2.0), 0.5, 0.8)(n, cpu)).logit()
     assert logit.mean().item() == pytest.approx(0.5, abs=0.02)
     assert logit.std().item() == pytest.approx(0.8, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [lognormal(-1.2, 1.2), logit_normal_times(Flow()), uniform_times(Flow())],
+    ids=["lognormal", "logit-normal", "uniform"],
+)
+def test_a_batch_meets_all_levels_alike(levels: Levels) -> None:
+    """Of any 64 levels one lies in each 64th of their distribution, the same one in no two batches."""
+    torch.manual_seed(0)
+    cpu = torch.device("cpu")
+    edges = levels(64_000, cpu).sort().values[1000::1000].contiguous()
+    first, second = (levels(64, cpu) for _ in range(2))
+    for drawn in (first, second):
+        assert drawn.isfinite().all()
+        counts = torch.bincount(torch.bucketize(drawn, edges), minlength=64)
+        assert counts.max() <= 2  # edges are of a sample
+        assert (counts == 1).sum() >= 58
+    assert (first != second).all()
+    assert levels(1, cpu).shape == (1,)
 
 
 def test_no_label_of_each_kind() -> None:

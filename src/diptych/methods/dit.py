@@ -26,7 +26,7 @@ def dit(
     width: int = 0,
     depth: int = 0,
     patch: int = 0,
-    batch: int = 64,
+    batch: int = 32,
     lr: float = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.1,
@@ -48,7 +48,7 @@ def dit(
     patch
         Pixels along the side of a token; half as many make training four times as slow. 0: the image's / 16.
     batch
-        Images a step.
+        Images a step; more of them pay once there are some ten thousand steps, and fill a GPU.
     lr
         Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.4 / width.
     checkpointing

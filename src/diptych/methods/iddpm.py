@@ -141,7 +141,7 @@ def iddpm(
     *,
     width: int = 0,
     blocks: int = 0,
-    batch: int = 64,
+    batch: int = 32,
     lr: float = 0.0,
     dropout: float = 0.0,
     multipliers: str = "",
@@ -162,7 +162,7 @@ def iddpm(
     blocks
         Residual blocks a level; 0: one for images of up to 16 pixels, two above.
     batch
-        Images a step.
+        Images a step; more of them pay once there are some ten thousand steps, and fill a GPU.
     lr
         Peak learning rate of AdamW, warmed up, then lowered to 0 along a cosine; 0: 0.064 / width.
     dropout
