@@ -109,6 +109,22 @@ def test_it_says_what_was_judged_and_by_what(noise: Run, capsys: pytest.CaptureF
     assert "command" in tree["provenance"]
 
 
+@pytest.mark.parametrize(
+    ("copies", "said"),
+    [("not/there/x.png", "is no folder"), ("x.txt", "is no picture"), (".", "is no picture")],
+)
+def test_a_place_for_copies_is_looked_at_first(
+    copies: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the run, which is not even there."""
+    assert command_line(["alarms", "nowhere", "--copies", str(tmp_path / copies)]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "hint: " in told
+    assert not list(tmp_path.iterdir())
+    assert command_line(["alarms", "nowhere", "--copies", str(tmp_path / "x.png")]) == 1
+
+
 def test_no_copies_no_picture(noise: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, said = asked(capsys, 0, noise.path, "--n", 64, "--copies", tmp_path / "worst.png")
     assert "copying is ok" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 
 from diptych.cli import VERBS, run
+from diptych.cli.train import tell
+from diptych.runs import Run
 
 SMALL = ["--width", "8", "--blocks", "1", "--batch", "16", "--device", "cpu", "--exam", "0"]
 TRAIN = ["train", "edm", "digits", *SMALL, "--budget", "64-images", "--ticks", "2"]
@@ -60,6 +63,18 @@ def test_train_says_where_and_resumes(trained: Path, capsys: pytest.CaptureFixtu
     assert (trained / "log.jsonl").read_bytes() == before
 
 
+def test_what_is_known_of_a_run_without_its_log(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(trained, tmp_path / "run")
+    (out / "log.jsonl").unlink()
+    tell(Run(out), as_json=False)
+    assert f"{out}: 64 images; its log.jsonl is gone" in capsys.readouterr().out
+    shutil.rmtree(out / "checkpoints")
+    tell(Run(out), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"run": str(out), "images": 64}
+
+
 def test_changed_argument_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*TRAIN, "--out", str(trained), "--lr", "0.5"]) == 1
     captured = capsys.readouterr()
@@ -74,6 +89,20 @@ def test_dry_run_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert plan["images"] == 64
     assert min(plan["seconds"], plan["memory_mib"], plan["disk_mib"], plan["flop_per_image"]) > 0
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_rehearsal_that_is_ended_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def struck(*given: object) -> None:
+        assert [path.name[:9] for path in tmp_path.iterdir()] == [".diptych-"]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("diptych.forecast.some_steps", struck)
+    assert run([*TRAIN, "--out", str(tmp_path / "dry"), "--dry-run"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_sample_sheet_array_and_folder(
@@ -127,6 +156,8 @@ def test_a_suffix_that_nothing_writes_is_refused(
         (["train", "edm", "digits", "--out", "x", "--budget", "soon"], 2, "30m"),
         (["train", "edm", "nowhere/at/all", "--out", "x"], 1, "nowhere"),
         (["train", "edm", "digits", "--out", "x", "--device", "tpu"], 2, "cpu"),
+        (["train", "edm", "digits", "--out", "x", "--exam", "-5"], 2, "--exam 0"),
+        (["train", "edm", "digits", "--out", "x", "--seed", "9" * 23], 2, "--seed 0"),
         (["duel", "digits", "--contenders", "r3gan,emd"], 2, "edm"),
         (["duel", "digits", "--contenders", "edm:widht=3"], 2, "width"),
         (["duel", "digits", "--contenders", "edm:width=wide"], 2, "int"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import re
@@ -185,14 +186,107 @@ def test_a_torn_log_line_is_written_again(run: Run, whole: Run, caplog: pytest.L
     assert not caplog.records
 
 
-def test_a_log_that_is_damaged_before_the_checkpoint_is_said(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    log = run.path / "log.jsonl"
-    lines = log.read_text().splitlines()
-    log.write_text("\n".join([*lines[:2], lines[2][:50], *lines[3:]]) + "\n")
-    assert [line["images"] for line in go(run.path).log()] == [16, 32, 80, 96]
-    assert f"{log} is damaged after line 2" in caplog.text
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_a_damaged_log_costs_nothing(at: int, run: Run, whole: Run) -> None:
+    """Neither the lines after the damage are lost, nor the best of them."""
+    log, sound = run.path / "log.jsonl", (run.path / "log.jsonl").read_text()
+    lines = sound.splitlines(keepends=True)
+    lines[at] = lines[at][:50] + "\n"
+    log.write_text("".join(lines))
+    before = {path: path.read_bytes() for path in sorted(run.path.rglob("*.*")) if path.is_file()}
+    with pytest.raises(RunError, match=f"line {at + 1} of {re.escape(str(log))} is damaged") as raised:
+        go(run.path)
+    assert "mend it from a copy" in raised.value.hint
+    assert {path: path.read_bytes() for path in sorted(run.path.rglob("*.*")) if path.is_file()} == before
+    log.write_text(sound)
+    assert same(go(run.path), whole)
+
+
+@pytest.mark.parametrize("lost", [slice(0, 5), slice(1, 2)])
+def test_a_log_that_lost_lines_is_not_gone_on_with(lost: slice, run: Run, whole: Run) -> None:
+    log, sound = run.path / "log.jsonl", (run.path / "log.jsonl").read_text()
+    lines = sound.splitlines(keepends=True)
+    del lines[lost]
+    log.write_text("".join(lines))
+    with pytest.raises(RunError, match=r"of the first 64 images, where 4 were written"):
+        go(run.path)
+    log.unlink()
+    with pytest.raises(RunError, match=r"holds 0 lines of the first 64 images, where 4 were written"):
+        go(run.path)
+    log.write_text(sound)
+    assert same(go(run.path), whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"alarms": "x"}, "alarms"),
+        ({"alarms": {"collapse": 1}}, "alarm collapse"),
+        ({"alarms": {"collapse": {}}}, "no state"),
+    ],
+)
+def test_a_log_line_of_something_else_is_named(change: dict[str, object], said: str, run: Run) -> None:
+    first, rest = (run.path / "log.jsonl").read_text().split("\n", 1)
+    (run.path / "log.jsonl").write_text(json.dumps(json.loads(first) | change) + "\n" + rest)
+    with pytest.raises(RunError, match=said):
+        go(run.path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threads": 10**6},
+        {"images": -32},
+        {"images": 100.5},
+        {"steps": "x"},
+        {"reactions": "x"},
+        {"reactions": 10**6},
+        {"seconds": float("nan")},
+        {"processes": None},
+    ],
+    ids=str,
+)
+def test_numbers_that_no_training_has_are_refused(change: dict[str, object], run: Run) -> None:
+    """In a checkpoint whose checksum is right."""
+    file = newest(run)
+    write_state(file, {**run.checkpoints.read(file), **change})
+    (name,) = change
+    with pytest.raises(RunError, match=f"{file.name} cannot be read: {name} ") as raised:
+        go(run.path)
+    assert f"remove {file.name}, and the same command goes on from" in raised.value.hint
+
+
+@pytest.mark.parametrize("name", ["000000000064 (copy)", "٠٠٠٠٠٠٠٠٠٠٦٤", "64", "old"])
+def test_other_files_among_checkpoints_are_left_alone(name: str, run: Run, whole: Run) -> None:
+    for folder in ("checkpoints", "snapshots"):
+        (run.path / folder).mkdir(exist_ok=True)
+        (run.path / folder / f"{name}.safetensors").write_bytes(b"mine")
+    assert max(Run(run.path).snapshots, default=0) <= 96
+    assert same(go(run.path), whole)
+    assert (run.path / "checkpoints" / f"{name}.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("part", [".lock", "log.jsonl", "checkpoints", "best", "samples", "snapshots"])
+def test_a_run_writes_and_removes_nothing_through_a_link(part: str, run: Run, tmp_path: Path) -> None:
+    mine, there = tmp_path / "mine", run.path / part
+    if there.is_dir():
+        shutil.move(there, mine)
+        (mine / ".x.99.tmp").write_text("not of the run")
+    else:
+        mine.write_bytes(there.read_bytes() if there.exists() else b"not of the run")
+        there.unlink(missing_ok=True)
+    there.symlink_to(mine)
+    files = [path for path in ([mine] if mine.is_file() else sorted(mine.iterdir())) if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(RunError, match=f"{re.escape(part)} is a link") as raised:
+        go(run.path)
+    assert "remove it" in raised.value.hint
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_run_may_lie_behind_a_link(run: Run, whole: Run, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(run.path)
+    assert same(go(tmp_path / "link"), whole)
 
 
 def test_a_log_that_cannot_be_written_is_named(run: Run, whole: Run) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import torch
 
 from conftest import made_up
 from diptych import catalog, forecast
+from diptych.aside import MARK
 from diptych.cli.foretell import foretell, mebibytes
 from diptych.data.images import DataSet
 from diptych.forecast import Forecast, times
@@ -42,6 +46,34 @@ def test_leaves_nothing_and_draws_nothing(tmp_path: Path, brisk: None) -> None:
     foretold(data, tmp_path / "not" / "there", examine=QuickExam(data, 16, level=0))
     assert torch.equal(torch.rand(3), expected)
     assert not list(tmp_path.iterdir())
+
+
+HOLD = """
+import sys; from pathlib import Path; from diptych.aside import aside
+with aside(Path(sys.argv[1])) as folder:
+    (folder / "checkpoints").mkdir(); print(folder.name, flush=True); input()
+"""
+
+
+def test_what_a_killed_rehearsal_left_goes_with_the_next(tmp_path: Path) -> None:
+    """Not what a living process holds, what another machine made, or what only has such a name."""
+    others = [tmp_path / name for name in (".diptych-cache", ".diptych-far", ".diptych-run")]
+    for folder, file in zip(others, ("x", MARK, ".lock"), strict=True):
+        folder.mkdir()
+        (folder / file).write_text("another machine")
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    with subprocess.Popen(command, env=env, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout
+        left = tmp_path / process.stdout.readline().strip()
+        with forecast.beside(tmp_path / "run") as folder:
+            assert {*tmp_path.iterdir()} == {*others, left, folder}
+        process.kill()
+        process.wait()
+        assert (left / "checkpoints").is_dir()
+    with forecast.beside(tmp_path / "run") as folder:
+        assert {*tmp_path.iterdir()} == {*others, folder}
+    assert {*tmp_path.iterdir()} == {*others}
 
 
 def test_disk_is_what_a_run_leaves(tmp_path: Path, brisk: None) -> None:

@@ -45,7 +45,8 @@ LAW: dict[str, set[str]] = {
     "lock": {"errors"},
     "shortage": {"errors"},
     "interrupts": set(),
-    "checkpoints": {"errors", "files"},
+    "aside": set(),  # a rehearsal's folder
+    "checkpoints": {"checking", "errors", "files"},
     "shards": {"errors", "parallel"},
     "methods": {
         "errors",
@@ -112,7 +113,7 @@ LAW: dict[str, set[str]] = {
         "shortage",
     },
     "forecast": {"data", "device", "files", "loop", "parallel", "pictures", "probe", "recipe", "runs"}
-    | {"track", "training"},
+    | {"aside", "interrupts", "track", "training"},
     # the right panel: it is never handed a family
     "runs": {"checking", "errors", "model", "saveable", "files", "device", "checkpoints"},
     "pretrained": {"allowance", "checking", "errors", "files", "saveable"},
@@ -139,7 +140,7 @@ LAW: dict[str, set[str]] = {
     "alarms": {"alarms", "data", "exam", "features", "method", "metrics", "model", "parallel"},
     "judging": {"alarms", "data", "errors", "evaluation", "method", "privacy", "quick", "reference", "runs"}
     | {"subject"},
-    "quick": {"alarms", "data", "exam", "evaluation", "method", "model", "parallel"},
+    "quick": {"alarms", "data", "errors", "exam", "evaluation", "method", "model", "parallel"},
     "metrics": {
         "exam",
         "features",

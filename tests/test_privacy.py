@@ -36,6 +36,8 @@ SECRETS = (  # made up, of the published shapes
     "xoxb-" + "1234567890-abc",
     "AIza" + "aB3d" * 9,
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl",
+    "dckr_pat_" + "aB3-" * 6,
+    "ya29." + "a0Af_" * 6,
 )
 
 
@@ -76,6 +78,28 @@ def test_tokens_are_known_by_their_shape(secret: str, around: str) -> None:
         ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
         ("https://anna:pa:ss@host.org/set.zip", "https://***@host.org/set.zip"),
         ("s3://user:secret@bucket/x", "s3://***@bucket/x"),
+        ("https://me:p@ss@host/x", "https://***@host/x"),
+        ("https://me:p/ss@host/x", "https://***@host/x"),
+        ("'https://me:p/s@s@host:80/x' next", "'https://***@host:80/x' next"),
+        (
+            "https://h/x?X-Amz-Date=1&X-Amz-Signature=a%2f9&n=5",
+            "https://h/x?X-Amz-Date=1&X-Amz-Signature=***&n=5",
+        ),
+        ("https://h/x?se=1&sig=aB%3d", "https://h/x?se=1&sig=***"),
+        ("https://h/x?auth=aB#top", "https://h/x?auth=***#top"),
+        ("--wandb-key abc --n 5", "--wandb-key *** --n 5"),
+        ("WANDB_KEY: abc", "WANDB_KEY: ***"),
+        ("--auth me:abc --n 5", "--auth *** --n 5"),
+        ("--basic-auth=abc", "--basic-auth=***"),
+        ("/Users/joe Smith/data", "/Users/***/data"),
+        ("train /Users/joe Smith/data --n 5", "train /Users/***/data --n 5"),
+        ("train '/Users/joe smith/data'", "train '/Users/***/data'"),
+        ("'/Users/joe smith'", "'/Users/***'"),
+        ("C:\\Users\\Joe von Smith\\x", "C:\\Users\\***\\x"),
+        ("/home/anna failed", "/home/*** failed"),
+        ("cp /home/anna sets/x", "cp /home/*** sets/x"),
+        ("train /home/anna --out runs/x", "train /home/*** --out runs/x"),
+        ("~joe/x --data=~ann.b/y", "~***/x --data=~***/y"),
         ("C:\\Users\\Anna\\sets", "C:\\Users\\***\\sets"),
         ("/home/anna/sets/a b", "/home/***/sets/a b"),
         ("file:///Users/anna/x", "file:///Users/***/x"),
@@ -123,6 +147,16 @@ def test_what_is_hidden(text: str, expected: str) -> None:
         "at home / users / both",
         "/data/users",
         "git@host.org:a/b",
+        "write to anna@host.org, a@b or x@y",
+        "https://host:8080/@me/x https://host/@me https://[::1]:80/a@b",
+        "see https://host/x: it is by me@host/x",
+        "file://C:/sets/a@2x.png",
+        "edm:x-key=3 --x-key 3 --key width {'key': 'a'}",
+        "--no-auth digits --metric authpct",
+        "https://host/x?key=width&signed=1&design=2",
+        "the signature = of f; auth: none",
+        "x ~half of a/b, ~5/6, HEAD~1/x, ~/sets https://host/~joe/x",
+        "/data/Joe Smith/x",
         "did you mean r3gan?",
         "0.125 -3.5e-07 17",
         "0" * 64,
@@ -151,6 +185,8 @@ def test_plain_data_is_cleaned_everywhere_in_it() -> None:
 def test_command_lines_hide_what_follows_a_secrets_name() -> None:
     words = ["diptych", "train", "--hf-token", "a b", "--api-key=c d", "--n", "5", "x y", "--password"]
     assert command_line(words) == "diptych train --hf-token *** '--api-key=***' --n 5 'x y' --password"
+    words = ["--auth", "a b", "--wandb-key=c", "--no-auth", "auth", "/Users/joe Smith/x"]
+    assert command_line(words) == "--auth *** '--wandb-key=***' --no-auth auth '/Users/***/x'"
 
 
 def test_nothing_planted_comes_out_of_a_duel(someone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from scipy.integrate import quad
 
 from diptych.errors import WrongUse
+from diptych.posthoc import wanted
 from diptych.profiles import HalfLife, Power, Profile, mixture, products
 from diptych.recipe import half_life
 
@@ -154,3 +155,21 @@ def test_averages_of_a_known_trajectory(exponent: float, sigma_rel: float) -> No
 def test_profiles_that_cannot_be(make: object) -> None:
     with pytest.raises(WrongUse):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", ["nan-images", "0-images", "soon", "50s", "1e30-images"])
+def test_half_lives_that_cannot_be_are_told_what_can(text: str) -> None:
+    with pytest.raises(WrongUse, match="half-life") as raised:
+        wanted(None, text, 0.05, TOTAL)
+    assert "images" in raised.value.hint
+    assert "50s" not in raised.value.hint
+    assert wanted(None, "1M-images", 0.05, TOTAL)[0] == HalfLife(1e6, TOTAL)
+
+
+@pytest.mark.parametrize(
+    ("sigma_rel", "images"), [(float("nan"), TOTAL), (0.3, TOTAL), (0.1, 0.0), (0.1, float("nan"))]
+)
+def test_moments_and_deviations_that_cannot_be_have_a_hint(sigma_rel: float, images: float) -> None:
+    with pytest.raises(WrongUse) as raised:
+        wanted(sigma_rel, None, 0.05, images)
+    assert raised.value.hint

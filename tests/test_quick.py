@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from conftest import made_up
-from diptych import catalog
+from diptych import api, catalog
 from diptych.cli.watch import examined, spoken
+from diptych.contest import Rules
 from diptych.data.images import DataSet, Images
 from diptych.errors import WrongUse
 from diptych.loop import train
@@ -23,6 +24,18 @@ from diptych.quick import MARGIN, SHARE, QuickExam
 from diptych.runs import Run
 from diptych.track import Watch
 from diptych.training import Settings
+
+
+def test_fewer_samples_than_none_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for wrong in (
+        lambda: QuickExam(made_up(), -5),
+        lambda: Rules(exam=-5),
+        lambda: api.train("edm", made_up(), out=tmp_path / "run", exam=-5),
+    ):
+        with pytest.raises(WrongUse, match="-5 samples") as raised:
+            wrong()
+        assert "--exam" in raised.value.hint
+    assert not list(tmp_path.iterdir())
 
 
 class Slow(Model):
@@ -122,7 +135,7 @@ def test_cut_to_the_held_out_images_and_settled_once() -> None:
     given = QuickExam(small, 100).settled(model, 1e-6, 10, before)  # asked for: taken, whatever it costs
     assert (given.n, given.every) == (40, 1)
     assert model.drawn == 0  # nothing had to be tried
-    with pytest.raises(WrongUse, match="n is -5"):
+    with pytest.raises(WrongUse, match="-5 samples"):
         QuickExam(small, -5).settled(model, 1.0, 10, {})
     with pytest.raises(WrongUse, match="the fakes are 8x8"):
         QuickExam(made_up((1, 16, 16)), 20).settled(model, 1.0, 10, {})

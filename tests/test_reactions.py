@@ -39,6 +39,7 @@ class Alarming:
     n: int = 1
     every: int = 1
     looked: int = 0
+    name: str = "collapse"
 
     def settled(self, model: Model, seconds: float, ticks: int, recorded: Mapping[str, Any]) -> Alarming:
         return self
@@ -53,10 +54,10 @@ class Alarming:
     def judge(self, history: Sequence[Mapping[str, Any]], clock: Clock) -> dict[str, dict[str, Any]]:
         assert [line["images"] for line in history] == list(range(16, clock.images + 1, 16))
         state = "alarm" if clock.images in self.rings else "ok"
-        return {"collapse": {"name": "collapse", "state": state, "sentence": "coverage is 0.1"}}
+        return {self.name: {"name": self.name, "state": state, "sentence": "coverage is 0.1"}}
 
     def copies(self, verdicts: Mapping[str, Mapping[str, Any]]) -> Tensor | None:
-        ringing = verdicts["collapse"]["state"] == "alarm"
+        ringing = verdicts[self.name]["state"] == "alarm"
         return torch.zeros(64, 1, 8, 8, dtype=torch.uint8) if ringing else None
 
     def __call__(self, model: Model) -> dict[str, float]:
@@ -70,10 +71,11 @@ def go(
     recipe: str = "r3gan",
     watch: Watch = lambda clock, logs: None,
     every: int = 1,
+    name: str = "collapse",
 ) -> Run:
-    """every: ticks from exam to exam; 0: there are none."""
+    """every: ticks from exam to exam; 0: there are none. name: of the alarm."""
     spec, settings = catalog.recipe(recipe), replace(SETTINGS, on_alarm=on_alarm)
-    exam = Alarming(tuple(rings), every=every) if every else None
+    exam = Alarming(tuple(rings), every=every, name=name) if every else None
     return train(
         spec,
         made_up(),
@@ -243,7 +245,18 @@ def test_three_times_and_then_no_more(tmp_path: Path) -> None:
 
 def test_before_any_exam_was_best_there_is_nowhere_to_go_back(tmp_path: Path) -> None:
     with pytest.raises(Alarmed):
-        go(tmp_path, "rollback", [16])
+        go(tmp_path, "rollback", [16], name="copying")
+
+
+@pytest.mark.parametrize(("name", "back"), [("collapse", []), ("quality", []), ("copying", [48])])
+def test_from_the_best_so_far_nobody_goes_back_for_more_of_the_same(
+    name: str, back: list[int], tmp_path: Path
+) -> None:
+    """After 32 and 48 images the exams are better than ever: low quality is no reason to give them up."""
+    run = go(tmp_path, "rollback", [48], name=name)
+    assert [line["images"] for line in run.log() if "reaction" in line] == back
+    kept = json.loads((run.best / "log.jsonl").read_text())["images"]
+    assert kept == (32 if back else 48)  # what was given up is not the best
 
 
 def test_firmer_penalties(tmp_path: Path) -> None:

@@ -144,8 +144,10 @@ def test_what_cannot_be_repeated_says_why(finished: Run, tmp_path: Path) -> None
 def test_a_duel_is_its_contenders(finished: Run, tmp_path: Path) -> None:
     copied(finished, tmp_path / "duel" / "a")
     copied(finished, tmp_path / "duel" / "b")
+    copied(finished, tmp_path / "duel" / ".diptych-x")
     assert [run.path.name for run in runs_in(tmp_path / "duel")] == ["a", "b"]
     assert [run.path for run in runs_in(finished.path)] == [finished.path]
+    copied(finished, tmp_path / ".diptych-x")  # a rehearsal's
     with pytest.raises(RunError, match="no run"):
         runs_in(tmp_path)
     assert open_run(finished.path).path == finished.path

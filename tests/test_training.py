@@ -408,3 +408,29 @@ def test_the_best_weights_of_a_run_are_not_trained_on(tmp_path: Path) -> None:
 def test_sizes_and_shares_that_cannot_be_are_refused(name: str, given: dict[str, Any], says: str) -> None:
     with pytest.raises(WrongUse, match=says):
         catalog.recipe(name)(made_up().train, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**64}, "seed must be at most 18446744073709551615"),
+        ({"keep": 0}, "keep must be at least 1"),
+        ({"averages": -1}, "averages must be at least 0"),
+        ({"snapshots": 10**9}, "snapshots must be at most 63"),
+        *(
+            ({name: 10**30}, f"{name} must be at most")
+            for name in ("microbatch", "ticks", "keep", "averages")
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_a_hint(given: dict[str, int], says: str) -> None:
+    with pytest.raises(WrongUse, match=says) as raised:
+        Settings(**given)  # type: ignore[arg-type]
+    assert raised.value.hint
+
+
+def test_the_largest_settings_train(tmp_path: Path) -> None:
+    whole = dict.fromkeys(("microbatch", "ticks", "keep", "averages"), 2**63 - 1)
+    settings = Settings(budget="16-images", device="cpu", seed=2**64 - 1, snapshots=63, **whole)  # type: ignore[arg-type]
+    assert train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings).finished

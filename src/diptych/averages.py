@@ -85,8 +85,10 @@ class Stored:
 
 def stored(directory: Path) -> list[Stored]:
     """All averages in a directory, the earliest first; none where it does not exist."""
-    named = [(re.fullmatch(r"(\d{12,})-(0\.\d+)", p.stem), p) for p in directory.glob("*.safetensors")]
-    return sorted(Stored(int(name[1]), float(name[2]), path) for name, path in named if name)
+    named = [
+        (re.fullmatch(r"([0-9]{12,18})-(0\.[0-9]+)", p.stem), p) for p in directory.glob("*.safetensors")
+    ]
+    return sorted(Stored(int(name[1]), float(name[2]), p) for name, p in named if name and int(name[1]))
 
 
 def forget_after(directory: Path, images: int) -> None:

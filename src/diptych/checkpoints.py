@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.checking import need
 from diptych.errors import RunError
 from diptych.files import read_state, write, write_state
 
 OLDER = "state.safetensors"  # what a run directory had before it had this folder: a state of format 1
 FORMAT = 2  # of the state of a training: rises when one of an older version can no longer be taken up
+MOST = 2**53
+# of a state, and the most that they can be
+COUNTS = {"images": MOST, "steps": MOST, "threads": 4096, "processes": MOST, "reactions": 64}
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Checkpoints:
     @property
     def kept(self) -> dict[int, Path]:
         """By the images seen, the oldest first."""
-        return {int(p.stem): p for p in sorted(self.directory.glob("[0-9]*.safetensors"))}
+        return numbered(self.directory)
 
     @property
     def newest(self) -> Path | None:
@@ -77,7 +82,10 @@ class Checkpoints:
                 f"{path} is a training state of format {found}; this version reads format {FORMAT}",
                 "finish the run with the version that wrote it, or begin anew from its weights by --init",
             )
-        return state
+        try:
+            return checked(state, str(path))
+        except RunError as error:
+            raise RunError(error.message, self.way_out(path) or error.hint) from error
 
     def way_out(self, path: Path) -> str:
         """What can be done where this file is damaged."""
@@ -86,6 +94,28 @@ class Checkpoints:
             return f"remove {path.name}, and the same command goes on from {others[0]}"
         best = self.directory.parent / "best"
         return f"begin a new run from the best weights: --init {best}" if best.is_dir() else ""
+
+
+def checked(state: Any, what: str) -> Any:
+    """The state, where its numbers are those of a training. Raises RunError where they are not."""
+    need(state, {"seconds": float}, what)
+    state = {"reactions": 0, **state}  # not in those of before there were any
+    need(state, dict.fromkeys(COUNTS, int), what)
+    said = [f"{name} is {state[name]}" for name, most in COUNTS.items() if not 0 <= state[name] <= most]
+    if not 0 <= state["seconds"] < math.inf:
+        said.append(f"seconds is {state['seconds']}")
+    if said:
+        raise RunError(f"{what} cannot be read: {said[0]}")
+    return state
+
+
+def numbered(directory: Path) -> dict[int, Path]:
+    """The files that are named by how many images were seen, the earliest first; others are not ours."""
+    return {
+        int(p.stem): p
+        for p in sorted(directory.glob("*.safetensors"))
+        if p.stem.isascii() and p.stem.isdecimal() and len(p.stem) == 12
+    }
 
 
 def same_file(one: Path, other: Path) -> bool:

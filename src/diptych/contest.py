@@ -24,7 +24,7 @@ from diptych.loop import Plan, before, build, expected_ticks, plan, train, versi
 from diptych.machine import machine
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
-from diptych.quick import QuickExam
+from diptych.quick import QuickExam, check_number
 from diptych.recipe import RecipeSpec
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
@@ -69,6 +69,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         check_names(SCORES, self.best, self.at_most, self.at_least)
+        check_number(0 if self.exam == "auto" else self.exam)
 
 
 def duel(

@@ -22,9 +22,11 @@ from typing import Any
 import torch
 
 from diptych import loop, parallel, pictures
+from diptych.aside import aside
 from diptych.data.images import DataSet
 from diptych.device import deterministic, keep_buffers, synchronize
 from diptych.files import write_json
+from diptych.interrupts import terminable
 from diptych.probe import at_progress, peak_memory
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run
@@ -96,7 +98,7 @@ def forecast(
     keep_buffers()
     begun = clock() if started is None else started
     settings = replace(settings, on_alarm="warn")  # a training that has hardly begun is no cause for more
-    with deterministic(settings.deterministic), fork_rng():
+    with deterministic(settings.deterministic), fork_rng(), terminable():
         expected = loop.plan(spec, data, arguments=arguments, settings=settings)
         training = loop.build(spec, data, arguments or {}, settings, expected.images)
         with beside(Path(out)) as folder:
@@ -136,9 +138,8 @@ def beside(out: Path) -> Iterator[Path]:
     if not os.access(place, os.W_OK):
         place = Path(tempfile.gettempdir())
     first = parallel.rank() == 0
-    made = tempfile.TemporaryDirectory(prefix=".diptych-", dir=place) if first else nullcontext("")
-    with made as name:
-        yield Path(parallel.of_first(name))
+    with aside(place) if first else nullcontext(place) as folder:
+        yield Path(parallel.of_first(str(folder)))
         parallel.wait()
 
 

@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM, taken note of and obeyed at the end of a step."""
+"""Ctrl-C and SIGTERM: obeyed at the end of a step, or both at once and alike."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -19,12 +19,30 @@ def interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
+    with handled(handle, signal.SIGINT, signal.SIGTERM):
+        yield event
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM breaks off what is inside as Ctrl-C does, so that it is tidied up."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with handled(handle, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def handled(handle: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """These signals go to `handle`; outside of the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield event
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

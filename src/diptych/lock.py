@@ -33,11 +33,13 @@ def check_writable(directory: Path) -> None:
 def locked(directory: Path) -> Iterator[None]:
     """Holds the directory, which is made where it is not there.
 
-    Raises RunError that names the owner where another process holds it, or where it cannot be written to.
+    Raises RunError that names the owner where another process holds it, where it cannot be written to, or
+    where a link in it leads out of it.
     """
     file = directory / NAME
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        no_links(directory)
         handle = file.open("ab+", buffering=0)
     except OSError as error:
         raise RunError(f"{directory} cannot be written to: {error.strerror or error}") from error
@@ -59,6 +61,16 @@ def locked(directory: Path) -> Iterator[None]:
         finally:  # the machine is named only while this may help someone who waits
             with suppress(OSError):
                 handle.truncate(0)
+
+
+def no_links(directory: Path) -> None:
+    """Raises RunError where something in a directory is a link: what is written there could be anyone's."""
+    links = sorted(entry.name for entry in os.scandir(directory) if entry.is_symlink())
+    if links:
+        raise RunError(
+            f"{directory / links[0]} is a link, and a run writes nothing outside its directory",
+            "remove it, or put the file itself there; the run's directory may be a link as a whole",
+        )
 
 
 def sign(handle: FileIO) -> None:

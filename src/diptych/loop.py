@@ -169,7 +169,7 @@ class Loop:
         self.tick_images = -(-training.total // training.settings.ticks)
         self.writes = parallel.rank() == 0
         self.lines = list(read_lines(run.path / "log.jsonl"))
-        exams = [line["exam"] for line in self.lines if line["exam"]]
+        exams = [line["exam"] for line in self.lines if line.get("exam")]
         self.exam: Mapping[str, float] = exams[-1] if exams else {}
         self.reactions = Reactions(run, training, examine, self.lines)
 
@@ -248,10 +248,10 @@ class Loop:
             self.tell(line["losses"])
         training.logs.clear()
         self.reactions.go_back(line)
-        self.save()
-        if self.writes and best_of([*self.lines, line]) is line:
-            self.run.checkpoints.mark_best(training.images)
         self.lines.append(line)
+        self.save()
+        if self.writes and best_of(self.lines) is line:
+            self.run.checkpoints.mark_best(training.images)
         self.reactions.stop(line)
 
     def look(self, line: dict[str, Any], before: int) -> None:
@@ -294,7 +294,7 @@ class Loop:
     def save(self) -> None:
         """The checkpoint; the log is written before it, so that resuming can cut the log to fit."""
         if self.writes or self.training.settings.fsdp:  # what lies in shares, all bring together
-            state = {**self.training.state_dict(), "seconds": self.seconds}
+            state = {**self.training.state_dict(), "seconds": self.seconds, "lines": len(self.lines)}
         if self.writes:
             self.run.checkpoints.write(self.training.images, state, self.training.settings.keep)
         parallel.wait()  # no process may end, and so end the others, while the first one writes

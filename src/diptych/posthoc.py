@@ -31,6 +31,8 @@ from diptych.runs import Run, load_model, open_run, save_derived
 log = logging.getLogger("diptych")
 
 BAD, HOPELESS = 0.1, 0.5  # residuals that are warned of, and that are refused
+FORGETFUL = 1000  # how often the images of a moment a half-life is at most
+HALF_LIFE = "write 500k-images"
 
 
 @dataclass(frozen=True)
@@ -92,19 +94,29 @@ def wanted(
     if (sigma_rel is None) == (half_life is None):
         raise WrongUse("one profile is made at a time", "name a --sigma-rel of 0.15, say, or a --half-life")
     if not 0 < images < math.inf:
-        raise WrongUse(f"there is no moment after {images:,} images")
+        raise WrongUse(
+            f"there is no moment after {images:,} images", "leave --images out for the last stored"
+        )
     if sigma_rel is not None:
         return Power.of(sigma_rel, images), f"sigma_rel {sigma_rel:g}"
     length = images_of(half_life) if isinstance(half_life, str) else float(half_life or 0)
+    if length > FORGETFUL * images:
+        raise WrongUse(
+            f"a half-life of {length:g} images forgets nothing of {images:,.0f}",
+            f"it is at most {FORGETFUL:,} times the images of the moment",
+        )
     said = f"half-life {length:,.0f} images"
     return HalfLife(length, images, ramp), said + (f" on a ramp of {ramp:g}" if ramp else "")
 
 
 def images_of(text: str) -> float:
     """From "500k-images" to a number. Raises WrongUse for anything else."""
-    budget = Budget.parse(text)
+    try:
+        budget = Budget.parse(text)
+    except WrongUse as error:
+        raise WrongUse(f"a half-life of {text!r} is not an amount of images", HALF_LIFE) from error
     if budget.unit != "images":
-        raise WrongUse(f"a half-life of {text} is not in images", "write 500k-images")
+        raise WrongUse(f"a half-life of {text} is not in images", HALF_LIFE)
     return budget.amount
 
 

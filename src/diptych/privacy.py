@@ -18,36 +18,48 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 HIDDEN = "***"
-# Hugging Face, GitHub, GitLab, OpenAI and others, Stripe, AWS, Google, Slack, PyPI, npm, JSON web tokens
+# Hugging Face, GitHub, GitLab, OpenAI and others, Stripe, AWS, Google, Slack, PyPI, npm, Docker, JSON web
+# tokens
 _SHAPES = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
     r"|sk-[A-Za-z0-9][\w-]{16,}|sk_(?:live|test)_\w{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}"
-    r"|xox[abposr]-[\w-]{10,}|pypi-[\w-]{30,}|npm_[A-Za-z0-9]{30,}"
+    r"|xox[abposr]-[\w-]{10,}|pypi-[\w-]{30,}|npm_[A-Za-z0-9]{30,}|dckr_[a-z]{2,4}_[\w-]{16,}|ya29\.[\w.-]{16,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,})"
 )
 _NAMES = (
-    r"(?:token|secret|password|passwd|pwd|passphrase|credentials?|api[_-]?key|access[_-]?key|private[_-]?key)"
+    r"(?:token|secret|password|passwd|pwd|passphrase|credentials?|api[_-]?key"
+    r"|(?:access|account|auth|aws|azure|comet|encryption|gcp|google|hf|hub|neptune|openai|private|signing|ssh"
+    r"|storage|wandb)[_-]?key)"
 )
+_AUTH = r"--?(?!-?no-)(?:[\w-]*[-_])?auth(?:orization)?"  # of a flag: elsewhere it is a word as any
 _VALUE = r"""(?:"[^"]*"|'[^']*'|[^\s'"&,;}]+)"""
 # --token X, --hf-token=X, WANDB_API_KEY=X, DB_PASSWORD: X, and KEY names in capitals, as in the environment
-_FLAG = re.compile(rf"(--?(?:[\w-]*[-_])?{_NAMES}(?:\s+|=))({_VALUE})", re.IGNORECASE)
+_FLAG = re.compile(rf"((?:--?(?:[\w-]*[-_])?{_NAMES}|(?<![\w-]){_AUTH})(?:\s+|=))({_VALUE})", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""(\b(?:\w*[_-])?{_NAMES}(?:_\w+)?["']?\s*[=:]\s*|\b[A-Z][A-Z0-9_]*_KEY["']?\s*[=:]\s*)({_VALUE})""",
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"(\b(?:Bearer|Basic)\s+)([\w.~+/=-]{8,})")
-_SECRET_FLAG = re.compile(rf"(?:--?)?(?:[\w-]*[-_])?{_NAMES}", re.IGNORECASE)
-_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)([^\s/@:]*:)?([^\s/@]+)@", re.IGNORECASE)
-_SECRET_NAME = re.compile(rf"(?:.*[_-])?{_NAMES}(?:_.*)?|.*_key", re.IGNORECASE)
+# of a signed address: X-Amz-Signature and the like
+_QUERY = re.compile(r"""([?&;](?:[\w.-]*[-_.])?(?:sig|signature|auth)=)[^&#\s'"<>]+""", re.IGNORECASE)
+_SECRET_FLAG = re.compile(rf"(?:--?)?(?:[\w-]*[-_])?{_NAMES}|{_AUTH}", re.IGNORECASE)
+# up to the last @ of the host's part; a password with a slash in it is known by what no port looks like
+_URL = re.compile(
+    r"""(\b[a-z][a-z0-9+.-]*://)(?:[^\s/]+@|(?<!file://)(?!\[)[^\s/@:"'<>,]*:(?!\d+(?:[/?#\s]|$))[^\s"'<>]+@)""",
+    re.IGNORECASE,
+)
+_SECRET_NAME = re.compile(rf"(?:.*[_-])?(?:{_NAMES}(?:_.*)?|auth(?:orization)?)|.*_key", re.IGNORECASE)
 _DOWN, _PART = r"[\\/]+", r"[^\\/\s'\"<>:,;=()]+"
 # An absolute path with a directory of homes in it, such as /home/, /mnt/c/Users/ or \\server\home\: at most
 # three directories down, where a data set's own "home" is not meant. The slashes of https:// begin no path.
 _HOMES = re.compile(
     rf"((?:(?<=file:){_DOWN}|(?<=:)[\\/](?![\\/])|(?<![\w.~/\\:*$%}}\])-]){_DOWN}|(?<!\w)[a-z]:{_DOWN})"
     rf"(?:Volumes{_DOWN}[^\\/\n]+{_DOWN}|(?:{_PART}{_DOWN}){{0,3}})"
-    rf"(?:home[s\d]?|users|Documents and Settings){_DOWN}){_PART}",
+    rf"(?:home[s\d]?|users|Documents and Settings){_DOWN}){_PART}"
+    r"(?P<more>(?: [^\W\d_][\w.-]*){1,3}(?=[\\/'\"]|\Z))?",
     re.IGNORECASE,
 )
+_OTHERS = re.compile(r"(?<![\w.~/\\-])~[a-z_][\w.-]+(?=[\\/])", re.IGNORECASE)  # ~joe/
 
 
 def clean(text: str) -> str:
@@ -58,15 +70,28 @@ def clean(text: str) -> str:
     """
     text = _URL.sub(rf"\1{HIDDEN}@", text)
     text = _SHAPES.sub(HIDDEN, text)
-    for pattern in (_FLAG, _ASSIGNED, _BEARER):
+    for pattern in (_FLAG, _ASSIGNED, _QUERY, _BEARER):
         text = pattern.sub(rf"\1{HIDDEN}", text)
     for home in _own_homes():
         text = re.sub(rf"{re.escape(home)}(?=[/\\]|\W|$)", "~", text)
-    text = _HOMES.sub(lambda found: found[1] + HIDDEN, text)
+    text = _HOMES.sub(_nobody, text)
+    text = _OTHERS.sub(f"~{HIDDEN}", text)
     for word, instead in _own_names():
         # not where it is a part of a path, which would then lead nowhere
         text = re.sub(rf"(?<![\w./\\-]){re.escape(word)}(?![\w/\\-])", instead, text)
     return text
+
+
+def _nobody(found: re.Match[str]) -> str:
+    """A home directory without its name, of which words after a space may be a part: /Users/Joe Smith/x."""
+    more, text = found["more"] or "", found.string
+    before, after = text[: found.start()][-1:], text[found.end() :][:1]
+    named = all(word[0].isupper() for word in more.split())
+    if after in ("/", "\\"):
+        theirs = named or before in ("", "'", '"') or "\\" in found[1]
+    else:
+        theirs = before == after and (named or before != "")
+    return found[1] + HIDDEN + ("" if theirs else more)
 
 
 def command_line(arguments: Iterable[str]) -> str:

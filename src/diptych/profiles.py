@@ -79,7 +79,9 @@ class HalfLife(Profile):
 
     def __post_init__(self) -> None:
         if not 0 < self.half_life < math.inf:
-            raise WrongUse(f"a half-life is a positive number of images, not {self.half_life}")
+            raise WrongUse(
+                f"a half-life is a positive number of images, not {self.half_life}", "500_000 is EDM's"
+            )
         if not 0 <= self.ramp <= 0.5:
             raise WrongUse(f"a ramp is a share from 0 (none) to 0.5, not {self.ramp}", "0.05 is EDM's")
 

@@ -18,6 +18,7 @@ from diptych.alarms.observer import known_scores, reference_of, rehearsed, stati
 from diptych.alarms.verdict import OK
 from diptych.alarms.watchman import Watchman
 from diptych.data.images import DataSet
+from diptych.errors import WrongUse
 from diptych.evaluation import measured
 from diptych.exam import Exam
 from diptych.method import Clock, Method
@@ -33,6 +34,12 @@ SMALLEST, LARGEST = 64, 2048
 SHARE = 0.05  # of the expected time of training that all exams and sheets together may take
 MARGIN = 0.6  # of that is given out: other exams may take longer than the one that was timed
 SET_UP = 0.4  # of it may be spent once, to learn what is usual for alarms
+
+
+def check_number(n: int) -> None:
+    """Raises WrongUse where so many samples cannot be scored."""
+    if n < 0:
+        raise WrongUse(f"an exam cannot look at {n} samples", "--exam auto, --exam 0 for none, or --exam 500")
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,9 @@ class QuickExam:
         default_factory=dict
     )  # what is usual, as `Calibration.to_json` has it
     _last: dict[str, Exam] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_number(self.n)
 
     def __call__(self, model: Model) -> dict[str, float]:
         """Score by name, and what alarms look at; what cannot be measured is left out."""

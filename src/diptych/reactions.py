@@ -14,7 +14,7 @@ from diptych import averages, parallel
 from diptych.alarms.calibration import LEVEL
 from diptych.alarms.progress import divergence
 from diptych.errors import Alarmed, Diverged, WrongUse
-from diptych.runs import Run
+from diptych.runs import Run, best_of
 from diptych.track import ALARM, Examine
 from diptych.training import Training
 
@@ -22,6 +22,7 @@ log = logging.getLogger("diptych")
 
 MOST = 3  # times that a training goes back; then it stops
 BACK = ("rollback", "firmer")
+LOW = {"collapse", "quality"}  # alarms that ring for what is too little: no better at the best tick before
 Line = dict[str, Any]
 
 
@@ -86,16 +87,22 @@ class Reactions:
             if line["exam"]:
                 line["memory"] = dict(examine.memory(training.method, training.clock))
             verdicts = examine.judge([*earlier, line], training.clock)
-        line["alarms"], action = parallel.of_first([dict(verdicts), self.action(verdicts)])
+        best = best_of([*earlier, line]) is line
+        line["alarms"], action = parallel.of_first([dict(verdicts), self.action(verdicts, best)])
         if action:
             line["reaction"] = action
         self.say(line["alarms"])
 
-    def action(self, verdicts: Mapping[str, Mapping[str, Any]]) -> str:
-        """What is done: nothing, "stop", "rollback" or "firmer"; at the end nobody goes back."""
+    def action(self, verdicts: Mapping[str, Mapping[str, Any]], best: bool = False) -> str:
+        """What is done: nothing, "stop", "rollback" or "firmer".
+
+        Nobody goes back at the end, nor where quality is low but better than ever before.
+        """
         training, wanted = self.training, self.training.settings.on_alarm
-        ringing = any(verdict["state"] == ALARM for verdict in verdicts.values())
-        if not ringing or wanted == "warn" or (training.finished and wanted in BACK):
+        ringing = {name for name, verdict in verdicts.items() if verdict["state"] == ALARM}
+        if not ringing or wanted == "warn":
+            return ""
+        if wanted in BACK and (training.finished or (best and ringing <= LOW)):
             return ""
         possible = training.reactions < MOST and self.run.checkpoints.best.exists()
         return wanted if wanted in BACK and possible else "stop"

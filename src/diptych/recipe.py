@@ -37,7 +37,9 @@ def power(sigma_rel: float) -> Averaging:
 def power_exponent(sigma_rel: float) -> float:
     """gamma > 0 with sigma_rel = sqrt((gamma + 1) / ((gamma + 3) (gamma + 2)^2)) (EDM2, equation 123)."""
     if not 0 < sigma_rel < 12**-0.5:
-        raise WrongUse(f"sigma_rel lies between 0 and {12**-0.5:.4f}, not at {sigma_rel}")
+        raise WrongUse(
+            f"sigma_rel lies between 0 and {12**-0.5:.4f}, not at {sigma_rel}", "0.05 to 0.15 are usual"
+        )
     low, high = 0.0, 1 / sigma_rel  # sigma_rel falls with gamma, and is below 1 / gamma
     for _ in range(100):
         gamma = (low + high) / 2

@@ -48,7 +48,7 @@ def runs_in(path: str | Path) -> list[Run]:
     """The run of a directory, or all runs of a duel. Raises RunError where there is none."""
     path = Path(path)
     if not (path / "recipe.json").is_file():
-        below = [Run(file.parent) for file in sorted(path.glob("*/recipe.json"))]
+        below = [Run(file.parent) for file in sorted(path.glob("[!.]*/recipe.json"))]
         if below:
             return below
     return [open_run(path)]

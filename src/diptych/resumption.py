@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from diptych.files import clear_temporaries, write_text
 from diptych.runs import Run, best_of, read_lines
 from diptych.training import Training
 from diptych.transfer import begin
-
-log = logging.getLogger("diptych")
 
 
 def take_up(run: Run, training: Training) -> float:
@@ -69,6 +67,7 @@ def resume(run: Run, training: Training) -> float:
     newest = run.checkpoints.newest
     assert newest is not None
     state = run.checkpoints.read(newest)
+    whole_log(run, state)
     try:
         training.load_state_dict(state)
         seconds = float(state["seconds"])
@@ -80,6 +79,17 @@ def resume(run: Run, training: Training) -> float:
             "a larger --budget, or another --out",
         )
     return seconds
+
+
+def whole_log(run: Run, state: Mapping[str, Any]) -> None:
+    """Raises RunError where the log has lost lines that were written before this state."""
+    found = sum(line["images"] <= state["images"] for line in run.log())
+    if found < state.get("lines", 0):  # earlier versions did not count them
+        raise RunError(
+            f"{run.path / 'log.jsonl'} holds {found} lines of the first {state['images']:,} images, "
+            f"where {state['lines']} were written",
+            f"mend it from a copy of the run; or go on from the weights as a new run: --init {run.path}",
+        )
 
 
 def shortened(error: Exception, most: int = 300) -> str:
@@ -101,14 +111,11 @@ def tidy(run: Run, images: int, keep: int) -> None:
 
 
 def cut(file: Path, images: int) -> list[dict[str, Any]]:
-    """Ends a log after so many images, and returns its lines. Warns where a line before that is damaged."""
+    """Ends a log after so many images, and returns its lines."""
     if not file.exists():
         return []
     lines, now = list(read_lines(file)), file.read_text(encoding="utf-8")
     kept = [line for line in lines if line["images"] <= images]
-    whole = len(now.splitlines()) - (not now.endswith("\n"))  # a kill may tear the last one
-    if len(lines) < whole:
-        log.warning("%s is damaged after line %d: what followed is left out", file, len(lines))
     text = "".join(json.dumps(line) + "\n" for line in kept)
     if now != text:
         write_text(file, text)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from diptych import device as devices
 from diptych.checking import misfit, need, shown
-from diptych.checkpoints import Checkpoints
+from diptych.checkpoints import Checkpoints, numbered
 from diptych.errors import RunError, WrongUse
 from diptych.files import read_json, read_tensors, write_json, write_tensors, write_text
 from diptych.model import Model
@@ -31,9 +31,13 @@ RECIPE = {
     **dict.fromkeys(("data.source", "settings.budget"), str),
     **dict.fromkeys(("probe.seconds", "probe.flop_per_image"), float),
 }
-LINE = {"step": int, "seconds": float, "flop": float, "finished": bool} | dict.fromkeys(
-    ("losses", "exam"), Mapping[str, float]
-)  # of log.jsonl, beside the images
+LINE = {
+    "step": int,
+    "finished": bool,
+    "alarms": NAMED,
+    **dict.fromkeys(("seconds", "flop"), float),
+    **dict.fromkeys(("losses", "exam"), Mapping[str, float]),
+}  # of log.jsonl, beside the images
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Run:
     @property
     def snapshots(self) -> dict[int, Path]:
         """The averaged weights that were kept along the way, by the images seen."""
-        return {int(p.stem): p for p in sorted((self.path / "snapshots").glob("*.safetensors"))}
+        return numbered(self.path / "snapshots")
 
     def model(self, device: torch.device | str = "cpu", images: int | None = None) -> Model:
         """The averaged weights as a Model: the last, or those kept after so many images."""
@@ -110,26 +114,33 @@ def open_run(path: str | Path) -> Run:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a log.jsonl, parsed; what follows a torn one is left out.
+    """The complete lines of a log.jsonl, parsed; a last one that a kill tore is left out.
 
-    Raises RunError for a line of something else.
+    Raises RunError for a line that is damaged, or of something else.
     """
     if not path.exists():
         return
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     for number, text in enumerate(lines, 1):
+        here = f"line {number} of {path}"
         try:
             line = json.loads(text)
-        except (ValueError, RecursionError):
-            return
-        here = f"line {number} of {path}"
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and not text.endswith("\n"):
+                return
+            raise RunError(
+                f"{here} is damaged",
+                f"mend it from a copy; or go on from the weights as a new run: --init {path.parent}",
+            ) from error
         need(line, {"images": int}, here)
         for name, kind in LINE.items():
             if name in line and (said := misfit(line[name], kind, name, finite=False)):
                 raise RunError(f"{here} cannot be read: {said}")
+        for name, verdict in line.get("alarms", {}).items():
+            need(verdict, {"state": str}, f"alarm {name} in {here}")
         yield line
 
 

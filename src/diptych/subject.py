@@ -106,7 +106,7 @@ def recognise(source: str | Path) -> str:
     ):
         if (path / file).is_file():
             return kind
-    if inside := sorted(p.parent.name for p in path.glob("*/recipe.json")):
+    if inside := sorted(p.parent.name for p in path.glob("[!.]*/recipe.json")):
         raise RunError(
             f"{path} is not a run, but holds {len(inside)}", " ".join(str(path / run) for run in inside[:5])
         )

@@ -22,6 +22,15 @@ from diptych.recipe import Recipe
 from diptych.shards import Together, count_shards, reseed, split
 
 ON_ALARM = ("warn", "stop", "rollback", "firmer")
+WHOLE = 2**63 - 1
+BETWEEN = {  # the least, the most, and what is usual
+    "seed": (0, 2**64 - 1, "--seed 0, say: torch's seeds have 64 bits"),
+    "microbatch": (0, WHOLE, "0 is the whole batch at once"),
+    "ticks": (1, WHOLE, "--ticks 10, say: log lines, sample sheets and checkpoints"),
+    "snapshots": (0, 63, "each is kept after twice as many ticks as the one before; 0 keeps none"),
+    "keep": (1, WHOLE, "--keep 2, say: resuming needs a checkpoint"),
+    "averages": (0, WHOLE, "--averages 16, say; 0 stores none"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,10 @@ class Settings:
     fsdp: bool = False  # weights and optimizers lie in shares on the processes; see diptych.fsdp
 
     def __post_init__(self) -> None:
-        least = {"seed": 0, "microbatch": 0, "ticks": 1, "snapshots": 0, "keep": 1, "averages": 0}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise WrongUse(f"{name} must be at least {smallest}, not {getattr(self, name)}")
+        for name, (least, most, usual) in BETWEEN.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise WrongUse(f"{name} must be {bound}, not {value}", usual)
         if self.on_alarm not in ON_ALARM:
             raise WrongUse(
                 f"on an alarm nothing called {self.on_alarm!r} can be done",

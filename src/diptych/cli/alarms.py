@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from diptych.cli.common import OUTPUT, RULES, Json, say_on_stderr, show, table
-from diptych.errors import NotMeasurable
+from diptych.cli.sample import SHEETS
+from diptych.errors import NotMeasurable, WrongUse
 
 if TYPE_CHECKING:
     from diptych.judging import Judged
@@ -53,6 +55,8 @@ def alarms(
     from diptych.judging import EXAMINED, judge
 
     say_on_stderr()
+    if copies is not None:
+        check_place(copies)
     found = judge(run, against, n=n, level=level, device=device)
     if copies is not None and found.copies is not None:
         pictures.save(pictures.sheet(found.copies, 8), copies)
@@ -70,6 +74,15 @@ def alarms(
             f"{', '.join(EXAMINED)} could not be judged: {found.not_judged[EXAMINED[0]]}",
             "name a data set with --against that has more images, or another --n",
         )
+
+
+def check_place(copies: Path) -> None:
+    """Raises WrongUse where no picture can be written: before samples are judged for it."""
+    if copies.suffix.lower() not in ("", *SHEETS) or copies.is_dir():
+        raise WrongUse(f"--copies {copies} is no picture", f"its suffix is {', '.join(SHEETS)}")
+    if not copies.parent.is_dir() or not os.access(copies.parent, os.W_OK):
+        what = "cannot be written to" if copies.parent.is_dir() else "is no folder"
+        raise WrongUse(f"--copies {copies}: {copies.parent} {what}", "make it first, or choose another place")
 
 
 def say(found: Judged, level: float) -> None:

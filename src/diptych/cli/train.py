@@ -28,9 +28,14 @@ app = App(name="train", help=VERBS["train"], help_format="markdown")
 
 def tell(run: Run, as_json: bool) -> None:
     """Prints what a training has come to."""
-    last = {"run": str(run.path), **run.log()[-1]}
+    log = run.log()
+    known = log[-1] if log else {"images": max(run.checkpoints.kept, default=run.recipe["images"])}
+    last = {"run": str(run.path), **known}
     if as_json:
         show(last)
+        return
+    if not log:
+        print(f"{run.path}: {last['images']:,} images; its log.jsonl is gone, and with it times and exams")
         return
     print(f"{run.path}: {last['images']:,} images in {last['seconds']:,.0f} s")
     if last["exam"]:
