@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -15,9 +14,12 @@ from diptych.files import read_state, write, write_state
 
 OLDER = "state.safetensors"  # what a run directory had before it had this folder: a state of format 1
 FORMAT = 2  # of the state of a training: rises when one of an older version can no longer be taken up
-MOST = 2**53
-# of a state, and the most that they can be
-COUNTS = {"images": MOST, "steps": MOST, "threads": 4096, "processes": MOST, "reactions": 64}
+NUMBERS = {
+    **dict.fromkeys(("images", "steps", "processes"), (int, 2**53)),
+    "threads": (int, 4096),
+    "reactions": (int, 64),
+    "seconds": (float, 1e300),
+}  # of a state, and the most that they can be
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,12 @@ class Checkpoints:
 
 
 def checked(state: Any, what: str) -> Any:
-    """The state, where its numbers are those of a training. Raises RunError where they are not."""
-    need(state, {"seconds": float}, what)
-    state = {"reactions": 0, **state}  # not in those of before there were any
-    need(state, dict.fromkeys(COUNTS, int), what)
-    said = [f"{name} is {state[name]}" for name, most in COUNTS.items() if not 0 <= state[name] <= most]
-    if not 0 <= state["seconds"] < math.inf:
-        said.append(f"seconds is {state['seconds']}")
-    if said:
-        raise RunError(f"{what} cannot be read: {said[0]}")
+    """The state, where the numbers in it are those of a training. Raises RunError where they are not."""
+    for name, (kind, most) in NUMBERS.items():
+        if name in state:  # networks alone, of official weights say, are a state too
+            need(state, {name: kind}, what)
+            if not 0 <= state[name] <= most:
+                raise RunError(f"{what} cannot be read: {name} is {state[name]}")
     return state
 
 
