@@ -124,9 +124,8 @@ def test_frechet_equals_the_formula_with_a_matrix_root(n: int, m: int, dim: int)
     assert frechet_distance(Moments.of(x), y) == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Matrix is:scipy.linalg.LinAlgWarning"
-)  # it is; on some processors scipy sees it
+# the products are singular, which scipy notices on some processors
+@pytest.mark.filterwarnings("ignore:Matrix is:scipy.linalg.LinAlgWarning")
 @pytest.mark.parametrize(("n", "m"), [(30, 500), (500, 30), (40, 35), (3, 2)])
 def test_frechet_with_fewer_images_than_dimensions(n: int, m: int) -> None:
     x, y = gaussians(n, 64, 0.2, 1.3, m=m)()
