@@ -243,6 +243,7 @@ def test_a_log_line_of_something_else_is_named(change: dict[str, object], said: 
         {"reactions": 10**6},
         {"seconds": float("nan")},
         {"processes": None},
+        {"lines": "x"},
     ],
     ids=str,
 )

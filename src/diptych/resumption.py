@@ -83,10 +83,11 @@ def resume(run: Run, training: Training) -> float:
 
 def whole_log(run: Run, state: Mapping[str, Any]) -> None:
     """Raises RunError where the log has lost lines that were written before this state."""
-    found = sum(line["images"] <= state["images"] for line in run.log())
+    images = state.get("images", 0)
+    found = sum(line["images"] <= images for line in run.log())
     if found < state.get("lines", 0):  # earlier versions did not count them
         raise RunError(
-            f"{run.path / 'log.jsonl'} holds {found} lines of the first {state['images']:,} images, "
+            f"{run.path / 'log.jsonl'} holds {found} lines of the first {images:,} images, "
             f"where {state['lines']} were written",
             f"mend it from a copy of the run; or go on from the weights as a new run: --init {run.path}",
         )
