@@ -22,7 +22,7 @@ log = logging.getLogger("diptych")
 
 MOST = 3  # times that a training goes back; then it stops
 BACK = ("rollback", "firmer")
-LOW = {"collapse", "quality"}  # alarms that ring for what is too little: no better at the best tick before
+LOW = {"collapse", "quality"}  # alarms of what fid counts too: where it is best, no earlier tick was better
 Line = dict[str, Any]
 
 
