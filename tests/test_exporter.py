@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 import diptych
 from diptych import exporter
 from diptych.adversarial.latent import LatentModel, LatentOptions
+from diptych.diffusion.classifier import NoisyClassifier
 from diptych.diffusion.denoiser import EDMDenoiser, ScheduleDenoiser
 from diptych.diffusion.guidance import ClassifierGuide
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
@@ -26,6 +26,7 @@ from diptych.errors import RunError, WrongUse
 from diptych.exporter import Exported, export
 from diptych.model import Condition, Model, Noise, to_uint8
 from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
+from diptych.networks.noisy_classifier import ADMClassifier
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.unet import UNet
 from diptych.runs import load_model, save_model
@@ -218,30 +219,35 @@ def test_conditions_that_are_no_labels(tmp_path: Path) -> None:
         export(Editor(model.network), tmp_path / "model.onnx")
 
 
-class Classifier(nn.Module):
-    """Of noisy images, by a plane."""
-
-    classes = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.plane = nn.Linear(math.prod(SHAPE), 3)
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.tanh(self.plane(x.flatten(1)))
-
-
-def test_guidance_that_takes_a_gradient(tmp_path: Path) -> None:
-    """A classifier's is refused before anything is traced; at guidance 0 the same model is exported."""
-    bare = diffusion(classes=0, steps=2)
-    led = DiffusionModel(bare.denoiser, bare.options, ClassifierGuide(loud(Classifier()))).eval()
-    with pytest.raises(WrongUse, match="by a classifier takes a gradient") as caught:
-        export(led, tmp_path / "model.onnx")
-    assert "--guidance 0" in caught.value.hint
-    assert not list(tmp_path.iterdir())
-    export(led.using(guidance=0.0), tmp_path / "model.onnx")
-    image, expected = by_hand(led.using(guidance=0.0), tmp_path / "model.onnx", [5, 11])
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [
+        ({"sampler": "heun", "steps": 2, "guidance": 3.0}, 0),
+        (
+            {
+                "sampler": "dpm++2m",
+                "steps": 3,
+                "guidance": 9.0,
+                "guidance_high": 30.0,
+                "guidance_rescale": 0.7,
+            },
+            3,
+        ),
+    ],
+)
+def test_guidance_by_a_classifier(tmp_path: Path, options: dict[str, object], classes: int) -> None:
+    """Its gradient is written out as operations: convolutions, pooling, norms and attention, backwards."""
+    network = ADMClassifier(SHAPE, classes=3, width=8, multipliers=(1, 2), blocks=1, attention=(5,), head=8)
+    guide = ClassifierGuide(NoisyClassifier(loud(network), Discrete("cosine")))
+    bare = diffusion(classes=classes)
+    led = DiffusionModel(bare.denoiser, DiffusionOptions(**options), guide).eval()  # type: ignore[arg-type]
+    found = export(led, tmp_path / "model.onnx")
+    assert found.inputs["label"] == "int64 (batch)"
+    image, expected = by_hand(led, tmp_path / "model.onnx", [5, 11])
     assert np.abs(image - expected.numpy()).max() < 1e-4 * max(1, float(expected.abs().max()))
+    with torch.no_grad():
+        unled = led.using(guidance=0.0)(Noise([5, 11]), Condition(label=led.labels_for([5, 11])))
+    assert (expected - unled).abs().max() > 0.02  # the classifier is heard
 
 
 def test_what_the_exporter_cannot_do_is_said(tmp_path: Path) -> None:

@@ -85,16 +85,16 @@ def mixture() -> Mixture:
 def test_classifier_guidance_of_an_unconditional_model_is_the_conditional_one(mixture: Mixture) -> None:
     """grad log p(x | y) = grad log p(x) + grad log p(y | x), to the last digit."""
     unconditional = Mixture(classes=0)
-    guided = ClassifierGuided(unconditional, Exact(), Strength(1.0))
+    guided = ClassifierGuided(unconditional, ClassifierGuide(Exact()), Strength(1.0))
     assert guided.classes == 3
     with torch.inference_mode():  # as sampling calls it
         found = guided(X, SIGMA, ASKED)
     torch.testing.assert_close(found, mixture(X, SIGMA, ASKED), rtol=1e-4, atol=1e-5)
-    off = ClassifierGuided(unconditional, Exact(), Strength(2.0, low=100.0))(X, SIGMA, ASKED)
+    off = ClassifierGuided(unconditional, ClassifierGuide(Exact()), Strength(2.0, low=100.0))(X, SIGMA, ASKED)
     torch.testing.assert_close(off, unconditional(X, SIGMA, Condition()))  # outside the interval
     none = Condition(label=torch.full((3,), 3))
     torch.testing.assert_close(guided(X, SIGMA, none), unconditional(X, SIGMA, Condition()))
-    twice = ClassifierGuided(unconditional, Exact(), Strength(2.0))(X, SIGMA, ASKED)
+    twice = ClassifierGuided(unconditional, ClassifierGuide(Exact()), Strength(2.0))(X, SIGMA, ASKED)
     clean = unconditional(X, SIGMA, Condition())
     torch.testing.assert_close(twice, clean + 2 * (found - clean), rtol=1e-4, atol=1e-5)
 
@@ -122,7 +122,7 @@ def test_classifier_guidance_from_pure_noise(grid: str, steps: int) -> None:
 
 def test_classifier_guidance_asks_at_a_level_where_it_can_be_told() -> None:
     """Whether the level is known as a number or as a tensor."""
-    guided = ClassifierGuided(Mixture(classes=0), Imperfect(), Strength(1.0))
+    guided = ClassifierGuided(Mixture(classes=0), ClassifierGuide(Imperfect()), Strength(1.0))
     x = 3e4 * torch.randn(3, *SHAPE)
     number = guided(x, one_level(3e4, x.device, x.dtype), ASKED)
     torch.testing.assert_close(number, guided(x, torch.full((3,), 3e4), ASKED), rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from torch.special import ndtr
 from diptych.diffusion.bound import chain_of, variational_bound
 from diptych.diffusion.classifier import NoisyClassifier
 from diptych.diffusion.denoiser import Denoiser, EDMDenoiser
-from diptych.diffusion.guidance import ClassifierGuided, Guided, Strength
+from diptych.diffusion.guidance import ClassifierGuide, ClassifierGuided, Guided, Strength
 from diptych.diffusion.likelihood import directions, ode_log_prob, seen
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.ode import State, dormand_prince
@@ -185,7 +185,7 @@ def test_guidance_moves_the_density_by_the_guided_divergence() -> None:
             return denoiser(x, sigma, Condition())
 
     x, condition = torch.tensor([[[[0.2, 0.1]]]], dtype=torch.float64), Condition(label=torch.tensor([0]))
-    led = ClassifierGuided(Unlabelled(), Bayes(), Strength(1.0))
+    led = ClassifierGuided(Unlabelled(), ClassifierGuide(Bayes()), Strength(1.0))
     found = ode_log_prob(led, x, LOW, HIGH, condition, tolerance=1e-5, probes=0)
     told = ode_log_prob(denoiser, x, LOW, HIGH, condition, tolerance=1e-5, probes=0)
     torch.testing.assert_close(found, told, atol=1e-3, rtol=0)  # Bayes' rule: both are the same field
@@ -194,7 +194,8 @@ def test_guidance_moves_the_density_by_the_guided_divergence() -> None:
 def test_the_slope_of_a_classifier_is_differentiated_through_its_attention() -> None:
     torch.manual_seed(0)
     network = ADMClassifier((1, 8, 8), classes=3, width=8, multipliers=(1, 2), blocks=1, head=8)
-    led = ClassifierGuided(tiny(), NoisyClassifier(network, Discrete("cosine")), Strength(4.0))
+    guide = ClassifierGuide(NoisyClassifier(network, Discrete("cosine")))
+    led = ClassifierGuided(tiny(), guide, Strength(4.0))
     led.requires_grad_(False).double().eval()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     sigma, told = torch.tensor([0.7, 1.3], dtype=torch.float64), Condition(label=torch.tensor([0, 2]))

@@ -134,10 +134,10 @@ class ClassifierGuided(Wrapper):
     """Classifier guidance: D(x) + scale sigma^2 grad log p(label | x) (Dhariwal and Nichol, 2021,
     arXiv:2105.05233, algorithm 1). The denoiser hears the label only where it was trained with labels."""
 
-    def __init__(self, denoiser: Denoiser, classifier: nn.Module, strength: Strength) -> None:
+    def __init__(self, denoiser: Denoiser, guide: ClassifierGuide, strength: Strength) -> None:
         super().__init__(denoiser)
-        self.classifier, self.strength = classifier, strength
-        self.classes = classifier.classes  # type: ignore[assignment]
+        self.guide, self.strength = guide, strength
+        self.classes = guide.classifier.classes  # type: ignore[assignment]
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,)."""
@@ -156,17 +156,9 @@ class ClassifierGuided(Wrapper):
         """The clean image, moved to where the classifier is surer of the label."""
         if condition.label is None or not self.strength.acts(sigma):
             return clean
-        tracked = x.requires_grad  # by a likelihood, whose divergence is of the slope too
-        twice_differentiable = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()
         x, sigma_seen = lowered(x, sigma)
-        with torch.inference_mode(False), torch.enable_grad(), twice_differentiable:
-            noisy = x if tracked else x.detach().clone().requires_grad_(True)
-            logits = self.classifier(noisy, sigma_seen.clone())
-            label = condition.label.clone()[:, None]
-            chosen = logits.log_softmax(1).gather(1, label.clamp_max(self.classes - 1))
-            named = torch.where(label < self.classes, chosen, 0.0).sum()  # nothing is led to no label
-            (slope,) = torch.autograd.grad(named, noisy, create_graph=tracked)
-        return self.strength.apply(clean + each(sigma_seen).square() * slope, clean, sigma, plain=clean)
+        moved = clean + each(sigma_seen).square() * self.guide(x, sigma_seen, condition.label)
+        return self.strength.apply(moved, clean, sigma, plain=clean)
 
 
 class Composed(Wrapper):
@@ -272,6 +264,7 @@ class Guide(nn.Module, ABC):
 
     neutral: float = 1.0  # the strength that changes nothing
     composes: bool = True  # whether what it leads has a meaning for each label of several
+    differentiates: bool = False  # whether its forward pass takes a gradient, which an exporter writes out
 
     @abstractmethod
     def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
@@ -300,6 +293,7 @@ class ClassifierGuide(Guide):
 
     neutral = 0.0
     composes = False
+    differentiates = True
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
@@ -307,4 +301,20 @@ class ClassifierGuide(Guide):
 
     def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
         """Classifier guidance."""
-        return ClassifierGuided(denoiser, self.classifier, strength)
+        return ClassifierGuided(denoiser, self, strength)
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        """grad log p(label | x) with respect to x (B, C, H, W); sigma (B,) or (1,), label (B,).
+
+        A label that is no class leads nowhere. Differentiable where x asks for a gradient.
+        """
+        tracked = x.requires_grad  # by a likelihood, whose divergence is of the slope too
+        twice_differentiable = sdpa_kernel(SDPBackend.MATH) if tracked else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), twice_differentiable:
+            noisy = x if tracked else x.detach().clone().requires_grad_(True)
+            logits = self.classifier(noisy, sigma.clone())
+            classes, label = logits.shape[1], label.clone()[:, None]
+            chosen = logits.log_softmax(1).gather(1, label.clamp_max(classes - 1))
+            named = torch.where(label < classes, chosen, 0.0).sum()
+            (slope,) = torch.autograd.grad(named, noisy, create_graph=tracked)
+        return slope

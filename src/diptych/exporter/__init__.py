@@ -18,12 +18,11 @@ from torch.nn.utils.parametrize import remove_parametrizations
 import diptych
 from diptych.errors import RunError, WrongUse
 from diptych.exporter.unrolled import (
+    parts_of,
     put_in_place,
     recorded,
-    repeated_parts,
     standing_in,
     to_onnx,
-    without_gradients,
 )
 from diptych.files import write
 from diptych.model import Condition, Model, Noise, to_uint8
@@ -71,8 +70,8 @@ def export(
     (batch) where there are classes, float32 (batch, K) where there are attributes. The output is "image",
     (batch, C, H, W), float32 in about [-1, 1], or uint8 where asked for.
     The check runs the file in onnxruntime beside eager at each of `batches`; one that fails
-    leaves no file. Raises WrongUse where the extra is not installed, where the model wants more than labels
-    or takes a gradient, RunError where the exporter or the check fails.
+    leaves no file. Raises WrongUse where the extra is not installed, where the model wants more than labels,
+    RunError where the exporter or the check fails.
     """
     begun, path = time.perf_counter(), Path(path)
     require("onnx", "onnxscript", *(["onnxruntime"] if check else []))
@@ -124,15 +123,12 @@ class Graph(nn.Module):
 
 
 def trace(graph: Graph) -> ir.Model:
-    """The ONNX graph, with every trace of this machine stripped from its nodes.
-
-    Raises WrongUse where the model takes a gradient.
-    """
-    with recorded(graph) as small, without_gradients():
+    """The ONNX graph, with every trace of this machine stripped from its nodes."""
+    with recorded(graph) as small:
         example = graph.example(2)
     with recorded(graph) as large:
         graph.example(3)
-    parts = repeated_parts(graph, small, large)
+    parts = parts_of(graph, small, large)
     batch = [{0: torch.export.Dim("batch", min=1)}] * len(example)
     with standing_in(parts):
         traced = to_onnx(graph, example, batch, graph.names(example), ["image"])

@@ -1,4 +1,5 @@
-"""Tracing a sampler to ONNX: a network that it calls many times is traced once, and put into each place.
+"""Tracing a sampler to ONNX: a network that it calls many times is traced once, and put into each place; so
+is one whose gradient it takes.
 
 Tracing takes the time: 35 calls of a U-Net take minutes one by one and seconds this way; the graph is equal.
 """
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from diptych.errors import RunError, WrongUse
+from diptych.errors import RunError
+from diptych.exporter.gradients import written_out
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -33,6 +35,11 @@ class Call:
     arguments: Arguments
     result: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The arguments that are there."""
+        return tuple(argument for argument in self.arguments if argument is not None)
 
     @property
     def sizes(self) -> Sizes:
@@ -81,8 +88,11 @@ class Part:
 
     def traced(self) -> ir.Model:
         """The module's own graph."""
-        given = tuple(argument for argument in self.small.arguments if argument is not None)
-        return to_onnx(Filled(self.module, self.small.arguments).eval(), given, self.moving())
+        small, large = self.small.tensors, self.large.tensors
+        filled = Filled(self.module, self.small.arguments).eval()
+        if differentiates(self.module):
+            filled = Filled(written_out(filled, small, large), small)
+        return to_onnx(filled, small, self.moving())
 
 
 class Filled(nn.Module):
@@ -99,12 +109,19 @@ class Filled(nn.Module):
         return result
 
 
-def repeated_parts(graph: nn.Module, small: Calls, large: Calls) -> list[Part]:
-    """The outermost modules that were called more than once in the same way, from tensors to a tensor."""
+def differentiates(module: nn.Module) -> bool:
+    """Whether its forward pass takes a gradient, as it says itself."""
+    return getattr(module, "differentiates", False)
+
+
+def parts_of(graph: nn.Module, small: Calls, large: Calls) -> list[Part]:
+    """The outermost modules, from tensors to a tensor, that were called more than once in the same way or
+    that take a gradient."""
     found: dict[str, Part] = {}
     for name, module in graph.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
-        if inside or len(small[name]) < 2 or not any(True for _ in module.parameters()):
+        enough = 1 if differentiates(module) else 2
+        if inside or len(small[name]) < enough or not any(True for _ in module.parameters()):
             continue
         if (first := alike(small[name])) and (second := alike(large[name])):
             found[name] = Part(name.replace(".", "_"), module, first, second)
@@ -126,24 +143,6 @@ def recorded(graph: nn.Module) -> Iterator[Calls]:
             hook = partial(lambda name, _, *call: note(name, *call), name)
             hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield seen
-
-
-@contextmanager
-def without_gradients() -> Iterator[None]:
-    """Raises WrongUse at its end where anything within it was kept for a backward pass."""
-    kept: list[torch.Size] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor.shape)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield
-    if kept:  # no parameter asks for a gradient here, so that the model itself must have
-        raise WrongUse(
-            "guidance by a classifier takes a gradient, which the graph cannot hold",
-            "--guidance 0 leaves it out; classifier-free guidance can be exported",
-        )
 
 
 def alike(seen: Sequence[Call | None]) -> Call | None:
