@@ -4,7 +4,8 @@
 
 EQ-T: translations by whole pixels, up to an eighth of the side; EQ-T frac: by parts of pixels, too; EQ-R: all
 rotations. Values span 2; 20 dB more is a tenth of the error. StyleGAN2's learned constant is moved as a
-periodic signal. Without a run: stylegan3 t and r, and stylegan2, as they begin, with random weights.
+periodic signal. Of one run: `diptych evaluate RUN --metric equivariance`. Without a run: stylegan3 t and r,
+and stylegan2, as they begin, with random weights.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from pathlib import Path
 
 import torch
 
-from diptych.adversarial.equivariance import equivariance
-from diptych.adversarial.latent import GeneratorModel
 from diptych.adversarial.style import StyleModel
-from diptych.errors import NotMeasurable
+from diptych.metrics.equivariance import decibels
+from diptych.model import Model
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan3 import StyleGAN3Generator
 from diptych.runs import Run, load_model
@@ -27,7 +27,7 @@ from paired import finish, parser, table
 SHAPE = (3, 64, 64)
 
 
-def untrained(quick: bool) -> Mapping[str, Callable[[], GeneratorModel]]:
+def untrained(quick: bool) -> Mapping[str, Callable[[], Model]]:
     """Generators as they begin."""
     largest = 16 if quick else 128
     three = partial(StyleGAN3Generator, SHAPE, base=4096)
@@ -37,14 +37,6 @@ def untrained(quick: bool) -> Mapping[str, Callable[[], GeneratorModel]]:
         "stylegan3 r, untrained": lambda: StyleModel(three(largest=2 * largest, kernel=1, radial=True)),
         "stylegan2, untrained": lambda: StyleModel(two()),
     }
-
-
-def opened(run: Path) -> GeneratorModel:
-    """The averaged model of a run. Raises NotMeasurable for one that is no GAN's."""
-    model = load_model(run, "cpu")
-    if not isinstance(model, GeneratorModel):
-        raise NotMeasurable(f"{run} holds a {type(model).__name__}, which has no generator")
-    return model
 
 
 def name_of(run: Path) -> str:
@@ -62,13 +54,22 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     arguments = flags.parse_args()
     torch.set_num_threads(arguments.threads)
-    made = {name_of(run): partial(opened, run) for run in arguments.runs}
+    made = {name_of(run): partial(load_model, run, "cpu") for run in arguments.runs}
     rows, results = [], {}
     for name, build in (made or untrained(arguments.quick)).items():
         torch.manual_seed(arguments.seed)
-        found = equivariance(build(), 8 if arguments.quick else arguments.images, seed=arguments.seed)
-        results[name] = found._asdict()
-        rows.append([name, *(f"{value:.1f}" for value in found)])
+        errors = build().equivariance(8 if arguments.quick else arguments.images, seed=arguments.seed)
+        found = {kind: decibels(rows) for kind, rows in errors.items()}
+        results[name] = {kind: one and one.to_json() for kind, one in found.items()}
+        rows.append(
+            [
+                name,
+                *(
+                    f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]" if one else ""
+                    for one in found.values()
+                ),
+            ]
+        )
     table(["generator", "EQ-T", "EQ-T frac", "EQ-R"], rows)
     finish({"images": arguments.images, "dB": results}, arguments.out)
 

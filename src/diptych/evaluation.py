@@ -31,6 +31,7 @@ SCORES = {
     "classification_accuracy": ("cas", "cas_real"),
     "sharpness": ("spectrum_distance", "sharpness_ratio"),
     "bits_per_dim": ("bits_per_dim_bound",),
+    "equivariance": ("eq_t", "eq_t_frac", "eq_r"),
     "cost": ("parameters", "flops"),
     "speed": ("latency_ms", "latency_p95_ms", "latency_p99_ms", "memory_mib", "images_per_s"),
     "energy": ("energy_j",),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
@@ -132,6 +132,19 @@ class Model(nn.Module, ABC):
     def log_prob(self, image: Tensor, condition: Condition = Condition()) -> Tensor:
         """Log density (B,) in nats of images (B, C, H, W) in [-1, 1], or NotMeasurable with the reason."""
         raise NotMeasurable(f"{type(self).__name__} has no density")
+
+    def equivariance(
+        self, n: int, *, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> Mapping[str, Tensor]:
+        """How far n images are from what they should be when what they begin with is moved, by transform.
+
+        {name: float64 (transforms, 2)}: sums of squared errors, and of how many values. NotMeasurable with
+        the reason.
+        """
+        raise NotMeasurable(
+            f"{type(self).__name__} begins with nothing that could be moved",
+            "style generators do: stylegan2, stylegan3",
+        )
 
     def using(self, **changes: Any) -> Self:
         """The same weights with other options: `model.using(steps=4)`."""

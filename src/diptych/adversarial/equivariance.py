@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +21,8 @@ LOBES = 3  # of Lanczos windows, on each side
 FINE = 4  # samples to a pixel where an image is turned
 
 
-class Equivariance(NamedTuple):
-    """Signal-to-noise ratios in dB of images whose values span 2; more is better.
-
-    rotation is not-a-number where filters see beyond the edges everywhere: below 14 pixels.
-    """
-
-    translation: float  # EQ-T: by whole pixels
-    fractional: float  # EQ-T_frac: by parts of pixels as well
-    rotation: float  # EQ-R: by any angle
-
-
 @torch.inference_mode()
-def equivariance(
+def transform_errors(
     model: GeneratorModel,
     n: int = 64,
     *,
@@ -42,14 +30,16 @@ def equivariance(
     seed: int = 0,
     most: float = 0.125,
     device: torch.device | str = "cpu",
-) -> Equivariance:
+) -> dict[str, Tensor]:
     """Over n images, a transform for each batch: translations of up to `most` of the side, all rotations.
 
-    Raises NotMeasurable for a generator that does not begin with something that can be moved.
+    {"eq_t": by whole pixels, "eq_t_frac": by parts of pixels as well, "eq_r": by any angle}: sums of squared
+    errors of images whose values span 2, and how many values, float64 (transforms, 2). Raises NotMeasurable
+    for a generator that does not begin with something that can be moved.
     """
     model, side = model.eval(), max(model.image_shape[1:])
     stream = torch.Generator().manual_seed(seed)
-    errors: list[list[Tensor]] = [[], [], []]
+    errors: dict[str, list[Tensor]] = {"eq_t": [], "eq_t_frac": [], "eq_r": []}
     for start in range(0, n, batch):
         seeds = range(start, min(n, start + batch))
         noise, condition = Noise(seeds, device), Condition(label=model.labels_for(seeds)).to(device)
@@ -57,27 +47,25 @@ def equivariance(
         still = model.render(latents, condition)
         x, y = ((2 * torch.rand(2, generator=stream) - 1) * most * side).tolist()
         angle = float((2 * torch.rand((), generator=stream) - 1) * math.pi)
-        for i, (dx, dy) in enumerate([(round(x), round(y)), (x, y)]):
-            with transformed(model.network, translation(dx, dy)):
+        for name, shift, by in (
+            ("eq_t", shifted, (round(x), round(y))),
+            ("eq_t_frac", lanczos_shifted, (x, y)),
+        ):
+            with transformed(model.network, translation(*by)):
                 moved = model.render(latents, condition)
-            errors[i].append(masked_error(moved, *(shifted if i == 0 else lanczos_shifted)(still, dx, dy)))
+            errors[name].append(masked_error(moved, *shift(still, *by)))
         with transformed(model.network, rotation(angle)):
             moved = model.render(latents, condition)
         turned, seen = rotated(still, angle)
         band, inside = pseudo_rotated(moved, angle)
-        errors[2].append(masked_error(band, turned, seen * inside))
-    return Equivariance(*(decibels(torch.stack(rows).sum(0)) for rows in errors))
+        errors["eq_r"].append(masked_error(band, turned, seen * inside))
+    return {name: torch.stack(rows) for name, rows in errors.items()}
 
 
 def masked_error(x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
     """Sum of squared differences where the mask (H, W) is 1, and the number of values, float64 (2,)."""
     mask = mask.expand_as(x).cpu().double()  # not every device has float64
     return torch.stack([((x.cpu().double() - y.cpu().double()).square() * mask).sum(), mask.sum()])
-
-
-def decibels(error: Tensor) -> float:
-    """10 log10(2^2 / mean squared error) (equation 15)."""
-    return float(10 * torch.log10(4 * error[1] / error[0]))
 
 
 def translation(dx: float, dy: float) -> Tensor:
@@ -106,7 +94,10 @@ def transformed(network: nn.Module, matrix: Tensor) -> Iterator[None]:
         blocks = getattr(synthesis, "blocks", None)
         place = getattr(blocks[0], "start", None) if blocks else None
         if place is None:
-            raise NotMeasurable(f"{type(network).__name__} begins with nothing that could be moved")
+            raise NotMeasurable(
+                f"{type(network).__name__} begins with nothing that could be moved",
+                "stylegan2 and stylegan3 begin with a constant and with Fourier features",
+            )
         cell = 2 ** (len(blocks) - 1)  # type: ignore[arg-type]
         inverse = periodic(place, inverse, cell, network.image_shape)  # type: ignore[arg-type]
     before = place.detach().clone()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from diptych.adversarial.standing import Standings
@@ -57,6 +59,14 @@ class GeneratorModel(Model):
         self, latents: Tensor, condition: Condition = Condition(), noise: Noise | None = None
     ) -> Tensor:
         """Images of points in latent space. noise: for what is drawn beside them; without it, none is."""
+
+    def equivariance(
+        self, n: int, *, seed: int = 0, device: torch.device | str = "cpu"
+    ) -> Mapping[str, Tensor]:
+        """As `transform_errors` has them."""
+        from diptych.adversarial.equivariance import transform_errors
+
+        return transform_errors(self, n, seed=seed, device=device)
 
     def heard(self, condition: Condition) -> Tensor | None:
         """The label as networks are told it."""
