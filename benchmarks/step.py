@@ -1,6 +1,6 @@
 """A U-Net's training step beside the peers', at equal work; and the optimizer with its averages. In one run.
 
-    python benchmarks/step.py [--edm FOLDER] [--width 32] [--batch 64] [--rounds 9] [--out results.json]
+    python benchmarks/step.py [--edm FOLDER] [--width 32] [--batch 64] [--precision bfloat16] [--rounds 9]
 
 Ours is the whole step of an edm training: batch, loss, clipping, fused AdamW, averages, logs. The peers do
 less: forward, a mean squared error, backward and their usual optimizer (AdamW; Adam in EDM), no averages.
@@ -46,16 +46,21 @@ def ours(args: argparse.Namespace) -> Step:
     pixels = np.random.default_rng(0).integers(0, 256, (512, SIZE, SIZE, 3), dtype=np.uint8)
     data = Images(pixels, np.arange(512) % 10, tuple("0123456789"))
     recipe = catalog.recipe("edm")(data, width=args.width, batch=args.batch)
-    return Training(recipe, data, 10**9, Settings(device="cpu")).step
+    return Training(recipe, data, 10**9, Settings(device="cpu", precision=args.precision)).step
 
 
-def plain(call: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, batch: int) -> Step:
+def plain(
+    call: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, args: argparse.Namespace
+) -> Step:
     """Forward, mean squared error, backward, optimizer; call(x, t) has t in 0..1."""
-    x, target, t = torch.randn(batch, 3, SIZE, SIZE), torch.randn(batch, 3, SIZE, SIZE), torch.rand(batch)
+    x, target = torch.randn(2, args.batch, 3, SIZE, SIZE)
+    t, mixed = torch.rand(args.batch), args.precision == "bfloat16"
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.autograd.backward((call(x, t) - target).square().mean())
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = (call(x, t) - target).square().mean()
+        torch.autograd.backward(loss)
         optimizer.step()
 
     return step
@@ -76,7 +81,7 @@ def diffusers(args: argparse.Namespace) -> Step:
     )
     label = torch.arange(args.batch) % 10
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    return plain(lambda x, t: network(x, (t * 999).long(), label).sample, optimizer, args.batch)
+    return plain(lambda x, t: network(x, (t * 999).long(), label).sample, optimizer, args)
 
 
 def song(args: argparse.Namespace) -> Step:
@@ -97,7 +102,7 @@ def song(args: argparse.Namespace) -> Step:
     )
     label = nn.functional.one_hot(torch.arange(args.batch) % 10, 10).float()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    return plain(lambda x, t: network(x, t.view(-1, 1, 1, 1) + 0.01, label), optimizer, args.batch)
+    return plain(lambda x, t: network(x, t.view(-1, 1, 1, 1) + 0.01, label), optimizer, args)
 
 
 def worker(make: Callable[[argparse.Namespace], Step], args: argparse.Namespace, line: Connection) -> None:
@@ -197,13 +202,14 @@ def main() -> None:
     flags.add_argument("--edm", default="", help="a checkout of github.com/NVlabs/edm")
     flags.add_argument("--width", type=int, default=32)
     flags.add_argument("--batch", type=int, default=64)
+    flags.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of all")
     args = flags.parse_args()
     if args.quick:
         args.batch, args.rounds = 8, 3
     torch.set_num_threads(args.threads)
     keep_buffers()
     networks, optimizers = network_steps(args), optimizer_steps(args)
-    print(f"a training step, {SIZE}x{SIZE}x3, width {args.width}, batch {args.batch}\n")
+    print(f"a training step, {SIZE}x{SIZE}x3, width {args.width}, batch {args.batch}, {args.precision}\n")
     rows = [
         [name, *(f"{found[key]:.3g}" for key in list(found)[:3]), shown(found["ours is faster"])]
         for name, found in networks.items()
