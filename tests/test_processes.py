@@ -405,7 +405,7 @@ def of_rank(rank: int, starter: int) -> int:
 def test_torchrun_starts_a_killed_training_again(tmp_path: Path) -> None:
     """kill -9 of one: a sentence, no traceback of ours; the same command goes on, and ends in one voice."""
     run = Run(tmp_path / "run")
-    flags = ["--width", "8", "--budget", "2000-images", "--ticks", "5", "--exam", "32", "--device", "cpu"]
+    flags = ["--width", "8", "--budget", "2016-images", "--ticks", "5", "--exam", "32", "--device", "cpu"]
     arguments = ["train", "r3gan", "digits", "--out", str(run.path), *flags]
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "--", "diptych", *arguments]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -18,10 +18,10 @@ SAID = ("not enough memory", "can't allocate memory", "out of memory", "cannot a
 def remedy(description: Mapping[str, Any]) -> str:
     """What helps a training that is described as in recipe.json: fewer images at once."""
     at_once = description["settings"]["microbatch"] or description["arguments"].get("batch", 0)
-    fewer = f": {at_once // 2}, say" if at_once > 1 else ""
+    known = f"than {at_once} " if at_once else ""  # 0 is as many as the recipe takes
+    fewer = "" if at_once == 1 else f": {at_once // 2 or 4}, say"
     return (
-        f"--microbatch lets fewer than {at_once or 'all'} images through at once{fewer}; "
-        "where the run has begun, with --force"
+        f"--microbatch lets fewer {known}images through at once{fewer}; where the run has begun, with --force"
     )
 
 

@@ -6,7 +6,7 @@ from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.biggan import say_unlabelled
 from diptych.methods.units import units_of
 from diptych.networks.biggan_deep import DeepCritic, DeepGenerator
@@ -24,7 +24,7 @@ def biggan_deep(
     shared: int = 128,
     attention: int = 64,
     orthogonal: float = 1e-4,
-    batch: int = 64,
+    batch: int = 0,
     critic_steps: int = 2,
     lr: float = 0.0,
     critic_lr: float = 0.0,
@@ -51,7 +51,7 @@ def biggan_deep(
     orthogonal
         Weight of the orthogonal regularisation, which makes generators bear truncation.
     batch
-        Images a step. The paper takes 2048 and finds that more is better.
+        Images a step; 0: 16 up to 32 pixels, 32 above. The paper takes 2048, and finds that more is better.
     critic_steps
         Turns of the critic for each of the generator.
     lr
@@ -86,4 +86,4 @@ def biggan_deep(
         augment=augmentation(augment),
         frozen=freeze,
     )
-    return Recipe(method, batch=batch)
+    return Recipe(method, batch=batch or few(data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
 from diptych.data.images import Images
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.dcgan import DCCritic, DCGenerator
 from diptych.recipe import Recipe, recipe
@@ -18,7 +18,7 @@ def dcgan(
     width: int = 0,
     largest: int = 512,
     latent: int = 100,
-    batch: int = 64,
+    batch: int = 0,
     lr: float = 2e-4,
     augment: str = "none",
     freeze: int = 0,
@@ -34,7 +34,7 @@ def dcgan(
     latent
         Length of the latent vector.
     batch
-        Images a step; the paper takes 128.
+        Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     lr
         Learning rate of Adam for both networks, with a first moment of 0.5.
     augment
@@ -54,4 +54,4 @@ def dcgan(
         augment=augmentation(augment),
         frozen=freeze,
     )
-    return Recipe(method, batch=batch)
+    return Recipe(method, batch=batch or few(data))

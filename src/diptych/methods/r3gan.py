@@ -9,7 +9,7 @@ from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import r1_r2
 from diptych.data.images import Images
 from diptych.method import Clock, warmup_cosine
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.r3gan import R3Critic, R3Generator
 from diptych.recipe import Recipe, recipe
@@ -24,7 +24,7 @@ def r3gan(
     blocks: int = 0,
     group: int = 16,
     latent: int = 64,
-    batch: int = 32,
+    batch: int = 0,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
     augment: str = "none",
@@ -45,7 +45,7 @@ def r3gan(
     latent
         Length of the latent vector.
     batch
-        Images a step.
+        Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     gamma
         Weight of the R1 and R2 penalties at the start; it falls to a tenth. More is stabler and blurrier.
         auto: follows from how far apart the critic holds reals and fakes.
@@ -71,7 +71,7 @@ def r3gan(
         augment=augmentation(augment),
         frozen=freeze,
     )
-    return Recipe(method, batch=batch)
+    return Recipe(method, batch=batch or few(data))
 
 
 def falling(gamma: float, clock: Clock) -> float:

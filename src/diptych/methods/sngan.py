@@ -8,7 +8,7 @@ from typing import Any
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
 from diptych.data.images import Images
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.methods.wgan_gp import late_fall
 from diptych.networks.resgan import ResCritic, ResGenerator
@@ -22,7 +22,7 @@ def sngan(
     width: int = 0,
     largest: int = 256,
     latent: int = 128,
-    batch: int = 64,
+    batch: int = 0,
     critic_steps: int = 2,
     lr: float = 0.0,
     augment: str = "none",
@@ -39,7 +39,7 @@ def sngan(
     latent
         Length of the latent vector.
     batch
-        Images a step.
+        Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     critic_steps
         Turns of the critic for each of the generator; 5 in the paper, for trainings of some 100,000 steps.
     lr
@@ -64,4 +64,4 @@ def sngan(
         augment=augmentation(augment),
         frozen=freeze,
     )
-    return Recipe(method, batch=batch)
+    return Recipe(method, batch=batch or few(data))

@@ -9,7 +9,7 @@ from diptych.adversarial.penalties import r1
 from diptych.adversarial.regularisers import PathLength
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
@@ -29,7 +29,7 @@ def stylegan2(
     architecture: str = "skip",
     critic: str = "",
     group: int = 4,
-    batch: int = 32,
+    batch: int = 0,
     gamma: Gamma = 0.0,
     r1_every: int = 16,
     path_length: float = -1.0,
@@ -63,9 +63,9 @@ def stylegan2(
     group
         Images whose standard deviation the critic is shown together.
     batch
-        Images a step.
+        Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     gamma
-        Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.01; auto: follows from how
+        Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.1; auto: follows from how
         far apart the critic holds reals and fakes; none: no penalty, to see what it is for.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
@@ -86,6 +86,7 @@ def stylegan2(
     """
     shape, side = data.shape, min(data.shape[1:])
     small = side <= 32  # the paper's CIFAR-10 setting
+    batch = batch or few(data)
     width, largest = width or (32 if side <= 16 else 64), largest or (256 if side <= 64 else 512)
     sizes = {**labels_of(data), "base": width * side, "largest": largest}
     path_length = path_length if path_length >= 0 else (0.0 if small else 2.0)
@@ -109,7 +110,7 @@ def stylegan2(
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         judge,
-        penalties=[r1(weight_of(gamma or max(0.01, 0.0002 * shape[1] * shape[2] / batch)), every=r1_every)],
+        penalties=[r1(weight_of(gamma or max(0.1, 0.0002 * shape[1] * shape[2] / batch)), every=r1_every)],
         regularisers=[PathLength(path_length, every=4)] if path_length else [],
         lr=(lr * share(lazy[0]), lr * share(lazy[1])),
         betas=((0.0, 0.99 ** share(lazy[0])), (0.0, 0.99 ** share(lazy[1]))),

@@ -15,7 +15,7 @@ from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
 from diptych.method import Clock
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.stylegan2 import share
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
@@ -33,19 +33,19 @@ def stylegan3(
     width: int = 0,
     largest: int = 0,
     layers: int = 0,
-    margin: int = 10,
+    margin: int = -1,
     latent: int = 512,
     style: int = 512,
     mapping: int = 2,
     label_gain: float = 0.1,
     group: int = 4,
-    batch: int = 32,
+    batch: int = 0,
     gamma: Gamma = 0.0,
     r1_every: int = 16,
     blur: float = -1.0,
     blur_share: float = 0.02,
-    lr: float = 0.0025,
-    critic_lr: float = 0.002,
+    lr: float = 0.0,
+    critic_lr: float = 0.0,
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -62,7 +62,8 @@ def stylegan3(
     layers
         Of the generator; 0: 14 from 256 pixels on, two fewer for each halving of the size.
     margin
-        Pixels around the image that layers compute as well, at each sampling rate.
+        Pixels around the image that layers compute as well, at each sampling rate; below 0: 10, but at most
+        half the image's side.
     latent
         Length of the latent vector.
     style
@@ -75,7 +76,7 @@ def stylegan3(
     group
         Images whose standard deviation the critic is shown together.
     batch
-        Images a step.
+        Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     gamma
         Weight of the R1 penalty; 0: 0.001 times pixels over batch, but at least 0.05; auto: follows from how
         far apart the critic holds reals and fakes; none: no penalty, to see what it is for.
@@ -87,9 +88,9 @@ def stylegan3(
     blur_share
         The share of training after which the blur is gone.
     lr
-        Learning rate of Adam for the generator.
+        Learning rate of Adam for the generator; 0: 0.01 up to 16 pixels, the paper's 0.0025 above.
     critic_lr
-        Learning rate of Adam for the critic.
+        Learning rate of Adam for the critic; 0: 0.8 of the generator's, as in the paper.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -101,6 +102,7 @@ def stylegan3(
             f"there is no configuration {config!r} of StyleGAN3", did_you_mean(config, list(get_args(Config)))
         )
     shape, side, turns = data.shape, max(data.shape[1:]), config == "r"
+    batch, lr = batch or few(data), lr or (0.01 if side <= 16 else 0.0025)
     base, largest = (width or 64) * side, largest or min(512, max(64, 2 * side))
     generator = StyleGAN3Generator(
         shape,
@@ -114,7 +116,7 @@ def stylegan3(
         largest=largest * (1 + turns),
         kernel=1 if turns else 3,
         radial=turns,
-        margin=margin,
+        margin=margin if margin >= 0 else min(10, side // 2),
     )
     critic = StyleGAN2Critic(
         shape, **labels_of(data), architecture="resnet", base=base, largest=largest, group=group
@@ -124,7 +126,7 @@ def stylegan3(
         StyleModel(generator, units=units_of(data)),
         critic,
         penalties=[r1(weight_of(gamma or max(0.05, 0.001 * shape[1] * shape[2] / batch)), every=r1_every)],
-        lr=(lr, critic_lr * share(r1_every)),
+        lr=(lr, (critic_lr or 0.8 * lr) * share(r1_every)),
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),
         frozen=freeze,

@@ -11,7 +11,7 @@ from diptych.adversarial.penalties import LipschitzPenalty
 from diptych.data.images import Images
 from diptych.errors import WrongUse
 from diptych.method import Clock
-from diptych.methods.adversarial import Adversarial, labels_of
+from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.resgan import ResCritic, ResGenerator
 from diptych.recipe import Recipe, recipe
@@ -24,7 +24,7 @@ def wgan_gp(
     width: int = 0,
     largest: int = 256,
     latent: int = 128,
-    batch: int = 64,
+    batch: int = 0,
     penalty: float = 10.0,
     clip: float = 0.0,
     layer_norm: bool = False,
@@ -44,7 +44,7 @@ def wgan_gp(
     latent
         Length of the latent vector.
     batch
-        Images a step.
+        Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     penalty
         Weight of the gradient penalty, which holds the critic's slope at 1.
     clip
@@ -82,7 +82,7 @@ def wgan_gp(
         frozen=freeze,
         critic_steps=critic_steps,
     )
-    return Recipe(method, batch=batch)
+    return Recipe(method, batch=batch or few(data))
 
 
 def late_fall(clock: Clock) -> float:
