@@ -282,9 +282,11 @@ def labels_of(data: Images) -> dict[str, int]:
     return {"classes": data.classes, "attributes": data.told}
 
 
-def few(data: Images) -> int:
-    """Images a step where none are asked for: 16 up to 32 pixels, 32 above.
+def few(data: Images, tiny: int = 16) -> int:
+    """Images a step where none are asked for: `tiny` up to 8 pixels, 16 up to 32, 32 above.
 
-    A short training has too few steps, not too few images. Where a GPU would be idle more cost nothing.
+    A short training has too few steps, not too few images. But where networks are small and images tiny most
+    of a step's time is the same for 64 of them.
     """
-    return 16 if min(data.shape[1:]) <= 32 else 32
+    shortest = min(data.shape[1:])
+    return tiny if shortest <= 8 else 16 if shortest <= 32 else 32

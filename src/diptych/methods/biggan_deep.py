@@ -51,7 +51,8 @@ def biggan_deep(
     orthogonal
         Weight of the orthogonal regularisation, which makes generators bear truncation.
     batch
-        Images a step; 0: 16 up to 32 pixels, 32 above. The paper takes 2048, and finds that more is better.
+        Images a step; 0: 64 up to 8 pixels, 16 up to 32, 32 above. The paper takes 2048, and finds
+        that more is better.
     critic_steps
         Turns of the critic for each of the generator.
     lr
@@ -86,4 +87,4 @@ def biggan_deep(
         augment=augmentation(augment),
         frozen=freeze,
     )
-    return Recipe(method, batch=batch or few(data))
+    return Recipe(method, batch=batch or few(data, tiny=64))
