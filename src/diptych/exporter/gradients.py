@@ -99,7 +99,8 @@ def avg_pool2d_backward(
     return spread.expand(n, c, h, kernel[0], w, kernel[1]).reshape(n, c, h * kernel[0], w * kernel[1])
 
 
+# what PyTorch's own decompositions leave
 BACKWARD: Mapping[Any, Any] = {
     aten.convolution_backward.default: convolution_backward,
     aten.avg_pool2d_backward.default: avg_pool2d_backward,
-}  # what PyTorch's own decompositions leave
+}
