@@ -401,7 +401,8 @@ def test_the_best_weights_of_a_run_are_not_trained_on(tmp_path: Path) -> None:
         ("edm", {"width": -8}, "width must be at least 0"),
         ("edm", {"width": 7}, "width must be even"),
         ("stylegan2", {"latent": 0}, "latent must be at least 1"),
-        ("sngan", {"batch": 0}, "batch must be at least 1"),
+        ("edm", {"batch": 0}, "batch must be at least 1"),
+        ("sngan", {"batch": -1}, "batch must be at least 0"),
         ("edm", {"label_dropout": 10.0}, "from 0 to 1, not 10"),
     ],
 )
