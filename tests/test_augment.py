@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.augment import NAMES, Adaptive, DiffAugment, Pipeline, augmentation
 from diptych.adversarial.augment import matrices as m
 from diptych.adversarial.augment import warp as warping
-from diptych.adversarial.augment.diffaugment import cut, recoloured, translated
+from diptych.adversarial.augment.diffaugment import cutout, recolouring, translation
 from diptych.adversarial.augment.pipeline import GROUPS, PRESETS, SWITCHES, filtered
 from diptych.adversarial.augment.pipeline import recoloured as by_matrix
+from diptych.adversarial.augment.stacks import Change
 from diptych.adversarial.augment.warp import Look, warp
 from diptych.adversarial.augment.wavelets import SYM2, SYM6, bands
 from diptych.errors import WrongUse
@@ -316,25 +317,46 @@ def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ada(image).shape == image.shape
 
 
+@pytest.mark.parametrize("of", [lambda c: Pipeline("bgcfnc", channels=c), lambda c: DiffAugment(channels=c)])
+def test_images_of_a_stack_are_changed_alike(of: Callable[[int], nn.Module]) -> None:
+    """GAT's generator makes levels of one image; a critic would tell levels that were moved apart."""
+    image, other = torch.rand(2, 5, 3, 8, 8) - 0.5
+    torch.manual_seed(3)
+    first, second, last = of(3)(torch.cat([image, image, other], 1)).split(3, 1)
+    torch.manual_seed(3)
+    alone = of(0)(image)
+    assert torch.equal(first, second)
+    assert torch.equal(first, alone)
+    assert not torch.allclose(alone, image, atol=0.01)
+    torch.manual_seed(3)
+    assert torch.equal(last, of(0)(other))
+
+
 def test_diffaugment_has_closed_forms() -> None:
     torch.manual_seed(0)
     image = torch.rand(2000, 3, 8, 8) * 2 - 1
-    moved = translated(torch.ones(2000, 1, 8, 8))
+
+    def changed(draw: Callable[[Tensor], Change], image: Tensor) -> Tensor:
+        return draw(image)(image)
+
+    moved = changed(translation, torch.ones(2000, 1, 8, 8))
     assert moved.mean().item() == pytest.approx((1 - 2 / 3 / 8) ** 2, abs=0.005)  # by -1, 0 or 1 of 8 pixels
     index = torch.arange(64.0).view(1, 1, 8, 8).expand(50, 1, 8, 8)
-    inner = translated(index)[:, :, 1:-1, 1:-1]
+    inner = changed(translation, index)[:, :, 1:-1, 1:-1]
     torch.testing.assert_close(inner.diff(dim=3), torch.ones(50, 1, 6, 5))
     torch.testing.assert_close(inner.diff(dim=2), torch.full((50, 1, 5, 6), 8.0))
     assert inner[:, 0, 0, 0].unique().tolist() == [0, 1, 2, 8, 9, 10, 16, 17, 18]
-    assert cut(torch.ones(4000, 1, 8, 8)).mean().item() == pytest.approx(1 - 0.4375**2, abs=0.01)
-    shift = (recoloured(image) - image).mean((1, 2, 3))  # of brightness alone: the mean is kept by the others
+    assert changed(cutout, torch.ones(4000, 1, 8, 8)).mean().item() == pytest.approx(1 - 0.4375**2, abs=0.01)
+    shift = (changed(recolouring, image) - image).mean(
+        (1, 2, 3)
+    )  # of brightness alone: the mean is kept by the others
     assert shift.min().item() == pytest.approx(-0.5, abs=0.01)
     assert shift.max().item() == pytest.approx(0.5, abs=0.01)
-    ratio = recoloured(image).var((1, 2, 3)) / image.var((1, 2, 3))
+    ratio = changed(recolouring, image).var((1, 2, 3)) / image.var((1, 2, 3))
     assert ratio.min() > 0.25 / 3 - 0.02
     assert ratio.max() < 4 * 2.25
     rgba = torch.randn(2, 4, 8, 8)
-    torch.testing.assert_close(recoloured(rgba)[:, 3:], rgba[:, 3:])
+    torch.testing.assert_close(changed(recolouring, rgba)[:, 3:], rgba[:, 3:])
 
 
 def test_edm_tells_what_it_did() -> None:

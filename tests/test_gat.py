@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from conftest import made_up
+from diptych.adversarial.augment import Adaptive
 from diptych.errors import WrongUse
+from diptych.methods.adversarial import Adversarial
 from diptych.methods.gat import gat
 from diptych.networks.gat import GATCritic, GATGenerator, noise_level, perturbed
+from diptych.training import Settings, Training
 
 SMALL = {"classes": 2, "width": 16, "depth": 4, "levels": 3}
 LABEL = torch.tensor([0, 1, 0])
@@ -88,3 +91,19 @@ def test_patches_go_with_the_size(shape: tuple[int, int, int], patch: int) -> No
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(WrongUse, match=next(iter(wrong))):
         gat(made_up().train, **wrong)
+
+
+@pytest.mark.parametrize("augment", ["ada-bgcfnc", "diffaugment"])
+def test_levels_are_augmented_alike(augment: str) -> None:
+    """The critic sees a generator's levels moved, coloured and cut in the same way, and trains on them."""
+    data = made_up().train
+    recipe = gat(data, width=16, depth=2, levels=2, batch=4, augment=augment)
+    assert isinstance(recipe.method, Adversarial)
+    augmented = recipe.method.augment
+    if isinstance(augmented, Adaptive):
+        augmented.p.fill_(1.0)
+    image = torch.rand(4, data.shape[0], *data.shape[1:])
+    first, last = augmented(torch.cat([image, image], 1)).chunk(2, 1)
+    assert torch.equal(first, last)
+    assert not torch.allclose(first, image, atol=0.01)
+    Training(recipe, data, 8, Settings(device="cpu")).step()

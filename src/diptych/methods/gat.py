@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from diptych.adversarial.augment import augmentation
 from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import r1_r2
@@ -29,6 +30,7 @@ def gat(
     batch: int = 64,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
+    augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
     """A GAN of transformers: no convolution, grows by width and depth alone; wants many images and long runs.
@@ -53,6 +55,9 @@ def gat(
         critic holds reals and fakes.
     lr
         Peak learning rate of Adam for both networks; 0: 0.154 / width, but at most 0.001.
+    augment
+        What the critic sees images through, all levels of one alike: none, ada (adaptive, for a few hundred
+        to a few thousand images; ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
@@ -72,6 +77,7 @@ def gat(
         penalties=[r1_r2(weight_of(gamma))],
         lr=lr or min(1e-3, 0.154 / width),  # 2e-4 at the paper's 768 (section 3.3)
         lr_scale=lr_scale,
+        augment=augmentation(augment, channels=shape[0]),
         frozen=freeze,
     )
     return Recipe(method, batch=batch)

@@ -13,20 +13,21 @@ NAMES = ("none", "ada", *(f"ada-{preset}" for preset in PRESETS), "diffaugment")
 
 
 def augmentation(
-    name: str, *, target: float = 0.6, images: int = 500_000, policy: str = POLICY
+    name: str, *, target: float = 0.6, images: int = 500_000, policy: str = POLICY, channels: int = 0
 ) -> nn.Module | None:
     """The augmentation of this name, None for "none": "ada" is "ada-bgc", as in the paper.
 
-    target, images: of `Adaptive`; policy: of `DiffAugment`. Raises WrongUse with the names that there are.
+    target, images: of `Adaptive`; policy: of `DiffAugment`; channels: of an image, where the critic sees
+    stacks of them. Raises WrongUse with the names that there are.
     """
     if name not in NAMES:
         raise WrongUse(f"there is no augmentation called {name}", did_you_mean(name, list(NAMES)))
     if name == "none":
         return None
     if name == "diffaugment":
-        return DiffAugment(policy)
+        return DiffAugment(policy, channels)
     preset = name.partition("-")[2] or "bgc"
-    return Adaptive(Pipeline(preset, p=0.0), target=target, images=images)
+    return Adaptive(Pipeline(preset, p=0.0, channels=channels), target=target, images=images)
 
 
 __all__ = ["NAMES", "Adaptive", "DiffAugment", "Pipeline", "augmentation"]

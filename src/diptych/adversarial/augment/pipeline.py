@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diptych.adversarial.augment import matrices
+from diptych.adversarial.augment.stacks import Change, alike
 from diptych.adversarial.augment.warp import constant, warp
 from diptych.adversarial.augment.wavelets import bands, folded
 from diptych.errors import WrongUse, did_you_mean
@@ -41,12 +42,14 @@ POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # of natural images, in the four band
 class Pipeline(nn.Module):
     """Images (B, C, H, W) in about [-1, 1] to augmented ones, differentiable twice, random on their device.
 
-    preset: one of PRESETS, or names of SWITCHES with commas. p: the probability of each, a buffer.
+    preset: one of PRESETS, or names of SWITCHES with commas. p: the probability of each, a buffer. channels:
+    of an image; where the input has a multiple of it, it is stacks of images, and those of one stack are
+    changed alike. 0: as many as the input has.
     """
 
     p: Tensor
 
-    def __init__(self, preset: str = "bgc", p: float = 1.0) -> None:
+    def __init__(self, preset: str = "bgc", p: float = 1.0, channels: int = 0) -> None:
         super().__init__()
         self.on = frozenset(PRESETS.get(preset) or preset.split(","))
         for name in self.on - set(SWITCHES):
@@ -54,26 +57,33 @@ class Pipeline(nn.Module):
             raise WrongUse(f"there is no augmentation called {name!r}", hint)
         if not 0 <= p <= 1:
             raise WrongUse(f"p is a probability, 0 to 1, not {p}")
+        self.channels = channels
         self.register_buffer("p", torch.tensor(float(p)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Each image its own way."""
-        n, _, height, width = image.shape
+        """Each image, or each stack, its own way."""
         with torch.autocast(image.device.type, enabled=False):
-            image = image.float()
-            if moves := self.moves(n, height, width):
-                image = warp(image, reduce(torch.matmul, moves))
-            if colours := self.colours(n, image.shape[1] > 1):
-                image = recoloured(image, reduce(lambda before, after: after @ before, colours))
-            if "filter" in self.on:
-                image = filtered(image, self.gains(n))
-            if "noise" in self.on:
-                deviation = self.taken(torch.randn(n, device=self.p.device).abs() * NOISE, 0)
-                image = image + torch.randn(image.shape, device=image.device) * deviation.view(-1, 1, 1, 1)
-            if "cutout" in self.on:
-                size = self.taken(torch.full((n,), CUTOUT, device=self.p.device), 0)
-                image = image * outside(size, torch.rand(n, 2, device=self.p.device), height, width)
-        return image
+            return alike(image.float(), self.channels, self.changes)
+
+    def changes(self, image: Tensor) -> list[Change]:
+        """What is to be done to images of this shape, in order; drawn here, so that it can be done again."""
+        n, channels, height, width = image.shape
+        found: list[Change] = []
+        if moves := self.moves(n, height, width):
+            found.append(partial(warp, inverse=reduce(torch.matmul, moves)))
+        if colours := self.colours(n, channels > 1):
+            found.append(partial(recoloured, colour=reduce(lambda before, after: after @ before, colours)))
+        if "filter" in self.on:
+            found.append(partial(filtered, gains=self.gains(n)))
+        if "noise" in self.on:
+            deviation = self.taken(torch.randn(n, device=self.p.device).abs() * NOISE, 0)
+            noise = torch.randn(image.shape, device=image.device)
+            found.append(partial(torch.add, noise * deviation.view(-1, 1, 1, 1)))
+        if "cutout" in self.on:
+            size = self.taken(torch.full((n,), CUTOUT, device=self.p.device), 0)
+            centre = torch.rand(n, 2, device=self.p.device)
+            found.append(partial(torch.mul, outside(size, centre, height, width)))
+        return found
 
     def taken(self, value: Tensor, neutral: float, p: Tensor | None = None) -> Tensor:
         """value (n, ...) for each image with probability p, else the neutral one."""
