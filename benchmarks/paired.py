@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -12,14 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+Way = Callable[[], object]
 Seconds = dict[str, list[float]]  # of each round, by the way's name
 
 
 def interleaved(
-    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+    ways: Mapping[str, Way], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> Seconds:
     """Seconds of each way in each round, after one warm-up each; who goes first changes every round.
 
@@ -36,6 +39,58 @@ def interleaved(
             took = way()
             seconds[name].append(took if isinstance(took, float) else clock() - begin)
     return seconds
+
+
+def apart(
+    makes: Mapping[str, Callable[[argparse.Namespace], Way]], args: argparse.Namespace
+) -> tuple[dict[str, float], Seconds]:
+    """Ways by turns, each in a process of its own, with the allocator and the threads that it sets itself.
+
+    Returns the FLOPs of each, as torch counts them, and the seconds of args.rounds rounds: of CPU time where
+    args.threads is 1.
+    """
+    context = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for name, make in makes.items():
+        lines[name], there = context.Pipe()
+        context.Process(target=_worker, args=(make, args, there), daemon=True).start()
+    flops = {name: line.recv() for name, line in lines.items()}
+
+    def asked(line: Connection) -> Way:
+        def way() -> object:
+            line.send(True)
+            return line.recv()
+
+        return way
+
+    seconds = interleaved({name: asked(line) for name, line in lines.items()}, args.rounds)
+    for line in lines.values():
+        line.send(False)
+    return flops, seconds
+
+
+def _worker(make: Callable[[argparse.Namespace], Way], args: argparse.Namespace, line: Connection) -> None:
+    """Makes the way, tells its FLOPs, and goes it each time it is asked."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    way = make(args)
+    with FlopCounterMode(display=False) as counter:
+        way()
+    line.send(float(counter.get_total_flops()))
+    clock = time.process_time if args.threads == 1 else time.perf_counter
+    while line.recv():
+        begin = clock()
+        way()
+        line.send(clock() - begin)
+
+
+def per_flop(flops: Mapping[str, float], seconds: Seconds, name: str) -> dict[str, float]:
+    """How many times faster "diptych" is than `name`, for each FLOP."""
+    theirs, ours = ([s / flops[key] for s in seconds[key]] for key in (name, "diptych"))
+    return ratio(theirs, ours)
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, float]:

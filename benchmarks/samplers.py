@@ -1,13 +1,10 @@
 """Samplers: agreement with diffusers and k-diffusion, orders of convergence, time, and quality over steps.
 
-    python benchmarks/samplers.py                       agreement and time outside the network
-    python benchmarks/samplers.py --runs                whole sampling beside diffusers' pipelines, too
+    python benchmarks/samplers.py                       agreement, and the samplers' own time
     python benchmarks/samplers.py --plot RUN ...        docs/images/quality-against-steps.svg of these runs
 
-diffusers and k-diffusion are used where they are installed. Times outside the network are the processor's, of
-one thread, in turn; whole runs are wall time in processes of their own, ours with the allocator as `sample`
-sets it, theirs as shipped, and the ratio is of GFLOP/s, which torch counts. Targets: a DDIM and a DPM++2M
-step in at most a third of diffusers' time, whole runs at least 1.3 times as fast at equal work.
+diffusers and k-diffusion are used where they are installed. Times are the processor's, of one thread, in turn.
+Target: a DDIM and a DPM++2M step in at most a third of diffusers' time. For whole runs see sampling.py.
 """
 
 from __future__ import annotations
@@ -24,18 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.device import keep_buffers
-from diptych.diffusion.denoiser import Denoiser, EDMDenoiser
-from diptych.diffusion.model import DiffusionModel, DiffusionOptions, Sight
+from diptych.diffusion.denoiser import Denoiser
+from diptych.diffusion.model import Sight
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.samplers.grids import trailing
 from diptych.diffusion.schedules import Discrete
 from diptych.model import Condition, Noise
-from diptych.networks.unet import UNet
 from paired import finish, interleaved, parser, ratio, shown, table
-from step import start
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -127,61 +122,6 @@ def outside_the_network(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def our_run(args: argparse.Namespace) -> Callable[[], object]:
-    """A whole run of our U-Net behind our sampler."""
-    keep_buffers()
-    network = UNet((3, args.size, args.size), width=args.width)
-    options = DiffusionOptions(steps=args.steps, sampler=args.sampler)
-    model = DiffusionModel(EDMDenoiser(network), options)
-    model = model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return lambda: model.sample(range(args.images), batch=args.images)
-
-
-def their_run(args: argparse.Namespace) -> Callable[[], object]:
-    """A whole run of diffusers' pipeline around UNet2DModel with as many levels, blocks and channels."""
-    from diffusers import (
-        DDIMPipeline,
-        DDIMScheduler,
-        DDPMPipeline,
-        DPMSolverMultistepScheduler,
-        UNet2DModel,
-    )
-
-    w = args.width
-    network: nn.Module = UNet2DModel(
-        sample_size=args.size,
-        block_out_channels=(w, 2 * w, 2 * w),
-        layers_per_block=2,
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    ).eval()
-    if args.sampler == "ddim":
-        pipeline: Any = DDIMPipeline(network, DDIMScheduler(**VP))
-    else:
-        pipeline = DDPMPipeline(network, DPMSolverMultistepScheduler(**VP))
-        pipeline.scheduler = DPMSolverMultistepScheduler(**VP)
-    pipeline.set_progress_bar_config(disable=True)
-    return lambda: pipeline(batch_size=args.images, num_inference_steps=args.steps, output_type="np")
-
-
-def whole_runs(args: argparse.Namespace) -> dict[str, Any]:
-    """GFLOP/s of whole runs, ours and theirs, in processes of their own, in turn."""
-    results = {}
-    for sampler, steps in (("ddim", args.ddim_steps), ("dpm++2m", args.dpm_steps)):
-        made = argparse.Namespace(**{**vars(args), "sampler": sampler, "steps": steps})
-        started = {name: start(make, made) for name, make in (("ours", our_run), ("theirs", their_run))}
-        taken = interleaved({name: way for name, (way, _, _) in started.items()}, args.rounds_of_runs)
-        per_flop = {name: [s / started[name][1] for s in taken[name]] for name in taken}
-        for _, _, line in started.values():
-            line.send(False)
-        results[f"{sampler}, {steps} steps"] = {
-            "gflop": {name: flop / 1e9 for name, (_, flop, _) in started.items()},
-            "seconds": {name: statistics.median(values) for name, values in taken.items()},
-            "faster": ratio(per_flop["theirs"], per_flop["ours"]),
-        }
-    return results
-
-
 def plot(args: argparse.Namespace) -> None:
     """The ruler's fid over steps, a panel a run, a line a sampler."""
     from diptych.report.lines import Line, Panel, figure
@@ -239,18 +179,6 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
             for name, found in results["outside"].items()
         ]
         table(["", "ours", "diffusers", "ours is faster"], cells)
-    if args.runs:
-        results["runs"] = whole_runs(args)
-        print(f"\nwhole runs, {args.images} images of {args.size}x{args.size}x3, width {args.width}\n")
-        cells = [
-            [
-                name,
-                *(f"{f['seconds'][k]:.2f} s, {f['gflop'][k]:.0f} GFLOP" for k in ("ours", "theirs")),
-                shown(f["faster"]),
-            ]
-            for name, f in results["runs"].items()
-        ]
-        table(["", "ours", "diffusers", "ours is faster, per FLOP"], cells)
     return results
 
 
@@ -259,12 +187,6 @@ def main() -> None:
     flags = parser(__doc__ or "", rounds=15)
     flags.set_defaults(threads=1)
     flags.add_argument("--images", type=int, default=64, help="a batch")
-    flags.add_argument("--runs", action="store_true", help="whole runs, too: minutes")
-    flags.add_argument("--rounds-of-runs", type=int, default=5)
-    flags.add_argument("--size", type=int, default=32)
-    flags.add_argument("--width", type=int, default=32)
-    flags.add_argument("--ddim-steps", type=int, default=50)
-    flags.add_argument("--dpm-steps", type=int, default=20)
     flags.add_argument("--plot", nargs="+", default=[], metavar="RUN", help="draw quality against steps")
     flags.add_argument("--n", type=int, default=1000, help="images a point of the plot")
     flags.add_argument("--plot-steps", type=float, nargs="+", default=[3, 5, 10, 20, 50])
@@ -272,7 +194,7 @@ def main() -> None:
     flags.add_argument("--image", type=Path, default=PLOT)
     args = flags.parse_args()
     if args.quick:
-        args.rounds, args.rounds_of_runs, args.ddim_steps, args.dpm_steps = 3, 2, 4, 4
+        args.rounds = 3
     torch.set_num_threads(args.threads)
     keep_buffers()
     warnings.simplefilter("ignore")  # diffusers' of numpy and of its own deprecations

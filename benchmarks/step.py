@@ -15,18 +15,14 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import multiprocessing
 import statistics
 import sys
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from diptych import catalog
 from diptych.data.images import Images
@@ -34,13 +30,12 @@ from diptych.device import keep_buffers
 from diptych.method import adam
 from diptych.networks.unet import UNet
 from diptych.training import Settings, Training
-from paired import finish, interleaved, parser, ratio, shown, table
+from paired import Way, apart, finish, interleaved, parser, per_flop, ratio, shown, table
 
-Step = Callable[[], object]
 SIZE = 32  # pixels
 
 
-def ours(args: argparse.Namespace) -> Step:
+def ours(args: argparse.Namespace) -> Way:
     """The real thing."""
     keep_buffers()
     pixels = np.random.default_rng(0).integers(0, 256, (512, SIZE, SIZE, 3), dtype=np.uint8)
@@ -51,7 +46,7 @@ def ours(args: argparse.Namespace) -> Step:
 
 def plain(
     call: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, args: argparse.Namespace
-) -> Step:
+) -> Way:
     """Forward, mean squared error, backward, optimizer; call(x, t) has t in 0..1."""
     x, target = torch.randn(2, args.batch, 3, SIZE, SIZE)
     t, mixed = torch.rand(args.batch), args.precision == "bfloat16"
@@ -66,7 +61,7 @@ def plain(
     return step
 
 
-def diffusers(args: argparse.Namespace) -> Step:
+def diffusers(args: argparse.Namespace) -> Way:
     """UNet2DModel with its defaults: three levels as ours, attention in the last."""
     from diffusers import UNet2DModel
 
@@ -84,7 +79,7 @@ def diffusers(args: argparse.Namespace) -> Step:
     return plain(lambda x, t: network(x, (t * 999).long(), label).sample, optimizer, args)
 
 
-def song(args: argparse.Namespace) -> Step:
+def song(args: argparse.Namespace) -> Way:
     """EDM's DDPM++ behind its preconditioning, three levels as ours, attention in the last."""
     sys.path.insert(0, args.edm)
     from training.networks import EDMPrecond
@@ -105,58 +100,23 @@ def song(args: argparse.Namespace) -> Step:
     return plain(lambda x, t: network(x, t.view(-1, 1, 1, 1) + 0.01, label), optimizer, args)
 
 
-def worker(make: Callable[[argparse.Namespace], Step], args: argparse.Namespace, line: Connection) -> None:
-    """Builds a step, tells its FLOPs, and takes one step each time it is asked."""
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    step = make(args)
-    with FlopCounterMode(display=False) as counter:
-        step()
-    line.send(counter.get_total_flops())
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    while line.recv():
-        begin = clock()
-        step()
-        line.send(clock() - begin)
-
-
-def start(
-    make: Callable[[argparse.Namespace], Step], args: argparse.Namespace
-) -> tuple[Step, float, Connection]:
-    """A worker process: a function that has it take a step, its FLOPs a step, and the line to it."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    context.Process(target=worker, args=(make, args, there), daemon=True).start()
-    flop = here.recv()
-
-    def step() -> object:
-        here.send(True)
-        return here.recv()
-
-    return step, flop, here
-
-
 def network_steps(args: argparse.Namespace) -> dict[str, Any]:
     """GFLOP/s of each, and how much more ours does."""
-    makes: dict[str, Callable[[argparse.Namespace], Step]] = {"diptych": ours}
+    makes: dict[str, Callable[[argparse.Namespace], Way]] = {"diptych": ours}
     if importlib.util.find_spec("diffusers"):
         makes["diffusers UNet2DModel"] = diffusers
     if args.edm:
         makes["EDM SongUNet"] = song
-    started = {name: start(make, args) for name, make in makes.items()}
-    seconds = interleaved({name: step for name, (step, _, _) in started.items()}, args.rounds)
-    results: dict[str, Any] = {}
-    for name, taken in seconds.items():
-        _, flop, line = started[name]
-        line.send(False)
-        per_flop = [[s / started[key][1] for s in seconds[key]] for key in (name, "diptych")]
-        results[name] = {
-            "GFLOP an image": flop / args.batch / 1e9,
+    flop, seconds = apart(makes, args)
+    return {
+        name: {
+            "GFLOP an image": flop[name] / args.batch / 1e9,
             "images/s": args.batch / statistics.median(taken),
-            "GFLOP/s": flop / statistics.median(taken) / 1e9,
-            "ours is faster": ratio(*per_flop),
+            "GFLOP/s": flop[name] / statistics.median(taken) / 1e9,
+            "ours is faster": per_flop(flop, seconds, name),
         }
-    return results
+        for name, taken in seconds.items()
+    }
 
 
 def optimizer_steps(args: argparse.Namespace) -> dict[str, Any]:
@@ -177,7 +137,7 @@ def optimizer_steps(args: argparse.Namespace) -> dict[str, Any]:
         with torch.no_grad():
             torch._foreach_lerp_(kept, moving, 0.01)
 
-    ways: dict[str, Step] = {"fused AdamW + foreach lerp": ours}
+    ways: dict[str, Way] = {"fused AdamW + foreach lerp": ours}
     if importlib.util.find_spec("diffusers"):
         from diffusers.training_utils import EMAModel
 
