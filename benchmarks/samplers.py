@@ -3,8 +3,8 @@
     python benchmarks/samplers.py                       agreement, and the samplers' own time
     python benchmarks/samplers.py --plot RUN ...        docs/images/quality-against-steps.svg of these runs
 
-diffusers and k-diffusion are used where they are installed. Times are the processor's, of one thread, in turn.
-Target: a DDIM and a DPM++2M step in at most a third of diffusers' time. For whole runs see sampling.py.
+diffusers and k-diffusion are used where they are installed. Times: the processor's, of one thread, in turn.
+Target: a DDIM and a DPM++2M step in at most a third of diffusers' time. Whole runs: sampling.py.
 """
 
 from __future__ import annotations
