@@ -191,6 +191,9 @@ def test_unknown_option_of_a_model(trained: Path, tmp_path: Path, capsys: pytest
     assert run(["sample", str(trained), "--out", str(tmp_path / "x.png"), "--label", "10"]) == 2
     assert "0 to 9" in capsys.readouterr().err
     assert run(["sample", str(trained), "--out", str(tmp_path / "x.png"), "--seeds", "9-1"]) == 2
+    capsys.readouterr()
+    assert run(["sample", str(trained), "--out", str(tmp_path / "x.png"), "--seeds", str(2**64)]) == 2
+    assert "64 bits, not 65" in capsys.readouterr().err
 
 
 def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,9 +241,12 @@ def test_evaluate_then_choose(trained: Path, capsys: pytest.CaptureFixture[str])
     assert "fid" in capsys.readouterr().err
 
 
-def test_other_references_and_rulers_leave_the_usual_report_alone(trained: Path) -> None:
+def test_other_references_and_rulers_leave_the_usual_report_alone(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     usual = ["evaluate", str(trained), "--n", "100", "--metric", "fid", "--steps", "1", "--no-floor"]
     assert run(usual) == 0
+    assert "floor" not in capsys.readouterr().out  # nothing to show in such a column
     file = trained / "reports" / "edm-1-step.json"
     before = file.read_text()
     assert run([*usual, "--against", "digits", "--split", "all"]) == 0

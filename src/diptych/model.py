@@ -22,6 +22,13 @@ from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 Draw = Callable[[tuple[int, ...]], Tensor]
 
 
+def stream(seed: int) -> torch.Generator:
+    """The random numbers of a seed. Raises WrongUse for one that has more than 64 bits."""
+    if not -(2**63) <= int(seed) < 2**64:
+        raise WrongUse(f"a seed has at most 64 bits, not {int(seed).bit_length()}", "--seed 0, say")
+    return torch.Generator().manual_seed(int(seed))
+
+
 class Noise:
     """One random stream per image: image i depends on seed i, not on the batch it is drawn in.
 
@@ -29,10 +36,10 @@ class Noise:
     """
 
     def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
-        streams = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        streams = [stream(seed) for seed in seeds]
 
         def draw(shape: tuple[int, ...]) -> Tensor:
-            return moved(torch.stack([torch.randn(shape, generator=stream) for stream in streams]), device)
+            return moved(torch.stack([torch.randn(shape, generator=each) for each in streams]), device)
 
         self._draw: Draw = draw
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.device import pick
 from diptych.errors import NotMeasurable, RunError, WrongUse
-from diptych.model import Condition, Model, Noise
+from diptych.model import Condition, Model, Noise, stream
 from diptych.pretrained import Pretrained
 from diptych.privacy import at_home
 from diptych.saveable import saveable
@@ -141,7 +141,7 @@ def seeds_of(noise: Noise) -> list[int]:
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One stream an image, on the CPU whatever the device, so that a seed means the same image everywhere."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [stream(seed) for seed in seeds]
 
 
 def _global_states(cuda: Sequence[torch.device]) -> list[Tensor]:

@@ -131,11 +131,12 @@ def tell(grading: Grading) -> None:
         card = reports[0].ruler
         print(f"{name}, n = {card.n:,}, against {card.data}")
         scores = list(dict.fromkeys(score for report in reports for score in report.scores))
-        rows = [
-            [score, *(str(r.scores.get(score, "")) for r in reports), str(reports[0].floor.get(score, ""))]
-            for score in scores
-        ]
-        table(rows, ["score", *(report.name for report in reports), "floor (real images)"])
+        floor, head = reports[0].floor, ["score", *(report.name for report in reports)]
+        rows = [[score, *(str(r.scores.get(score, "")) for r in reports)] for score in scores]
+        if floor:
+            head.append("floor (real images)")
+            rows = [[*row, str(floor.get(row[0], ""))] for row in rows]
+        table(rows, head)
     if grading.differences:
         rows = [
             [f"{d.score}, {d.ruler}", " - ".join(d.names), str(d), d.winner if d.decided else "not decidable"]
