@@ -25,10 +25,10 @@ from torch import Tensor
 
 from diptych.device import keep_buffers
 from diptych.diffusion.denoiser import Denoiser
-from diptych.diffusion.model import Sight
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.samplers.grids import trailing
 from diptych.diffusion.schedules import Discrete
+from diptych.diffusion.sight import Sight
 from diptych.model import Condition, Noise
 from paired import finish, interleaved, parser, ratio, shown, table
 

@@ -113,6 +113,46 @@ def test_no_picture_that_was_read_is_written_over(place: Path, capsys: pytest.Ca
     assert (place / "photo.png").read_bytes() == before
 
 
+OVER = {
+    "inpaint edm photo.png --mask mask.png": "mask.png",
+    "colour edm photo.png": "photo.png",
+    "interpolate edm photo.png other.png": "other.png",
+    "regions edm --map mask.png --labels 1,2": "mask.png",
+    "stroke edm 000003.png --seeds 3": "",  # in a folder of pictures
+}
+
+
+@pytest.mark.parametrize("text", OVER)
+def test_what_would_be_written_over_is_known_before_images_are_drawn(
+    text: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "000003.png").write_bytes((place / "photo.png").read_bytes())
+    monkeypatch.setattr("diptych.edit.opened", None)
+    assert edit(place, f"{text} --device cpu", OVER[text]) == 2
+    assert "is read here, and would be written over" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_out_is_called_says_what_is_written(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As for `sample`: a sheet, an array, or a folder, whose name may have a number in it."""
+    words = "vary edm photo.png --steps 2 --seeds 1,4 --device cpu"
+    assert edit(place, words, "array.npz") == 0
+    with np.load(place / "array.npz") as arrays:
+        images, seeds = arrays["arr_0"], arrays["seeds"]
+    assert images.shape == (2, 8, 8, 1)
+    assert seeds.tolist() == [1, 4]
+    assert edit(place, words, "runs-v1.5") == 0
+    assert sorted(file.name for file in (place / "runs-v1.5").iterdir()) == ["000001.png", "000004.png"]
+    assert np.array_equal(shown(place / "runs-v1.5" / "000004.png"), images[1, :, :, 0])
+    assert edit(place, "interpolate edm 1 2 --frames 3 --inversion-steps 3 --device cpu", "frames.npz") == 0
+    with np.load(place / "frames.npz") as arrays:
+        assert arrays["arr_0"].shape == (3, 8, 8, 1)
+    capsys.readouterr()
+    for name in ("x.xyz", "x.gif"):
+        assert edit(place, words, name) == 2
+        assert f"there is no way to write {name[1:]}" in " ".join(capsys.readouterr().err.split())
+        assert not (place / name).exists()
+
+
 def test_interpolation_of_images_and_of_seeds(place: Path) -> None:
     words = "--frames 4 --inversion-steps 30 --device cpu"
     assert edit(place, f"interpolate edm photo.png other.png {words}", "between") == 0
@@ -155,6 +195,13 @@ WRONG = {
     "inpaint nowhere photo.png --mask mask.png": "there is no ",
     "vary edm photo.png --strength 1.5": "strength 1.5 is out of range",
     "vary edm photo.png --attributes 0.5": "told no attributes",
+    "vary edm photo.png --guidance 4": "guidance means nothing without a label",
+    "colour edm 40 --guidance 4 --negative 1": "guidance, negative mean nothing without a label",
+    "regions edm --map mask.png --labels any,any --guidance 4": "guidance means nothing without a label",
+    "vary edm photo.png --strength 0.4 --steps 1": "strength 0.4 of 1 step is none or all of it",
+    "vary edm photo.png --compose 3:nan": "'3:nan' is no list of labels and finite weights",
+    "colour edm photo.png --above nan": "above nan finite and not negative",
+    "outpaint edm colourful.png --left 4": "is RGB, but grey is needed",
     "regions edm --map mask.png --labels 1,2 --label 3": "--label means nothing",
     "outpaint edm photo.png": "nothing to add",
     "outpaint edm tiny.png --left 1": "smaller than the model's images",
@@ -164,12 +211,23 @@ WRONG = {
     "restore edm photo.png --operator superres": "does not say how much",
     "restore edm photo.png --operator superres:2": "but 4x4 is needed\n\nhint: degrade (--degrade)",
     "restore edm photo.png --operator grey": "3 channels",
+    "restore edm photo.png --operator blur:nan": "does not say how much",
+    "restore edm photo.png --operator blur:1 --noise nan": "noise nan",
+    "restore edm photo.png --operator blur:1 --method dps --noise 0.9": "noise 0.9 means nothing to it",
     "regions edm --map mask.png --labels 1,2,3": "has 2 greys, but there are 3 labels",
     "regions edm --map mask.png --labels 1,44": "label 44 is out of range",
     "regions edm --map tiny.png --labels 1,2": "tiny.png is 4x4",
+    "regions edm --map mask.png --labels 0,1 --compose 2:1": "would take the place of the labels",
     "colour edm 300": "is no colour",
     "interpolate edm photo.png 3": "an image and a seed",
     "interpolate edm photo.png other.png --labels 3": "must be two classes",
+    "interpolate edm photo.png other.png --labels 3,4 --compose 2:1": "would take the place of the labels",
+    "interpolate edm photo.png other.png --steps 3": "steps means nothing to an interpolation",
+    "interpolate edm 1 2 --sampler euler --grid linear": "grid, sampler mean nothing to an interpolation",
+    "interpolate edm 1 2 --seeds 0-5": "--seeds means nothing to this edit",
+    "interpolate edm 1 2 --batch 0": "batch must be at least 1",
+    "interpolate edm 1 2 --fit crop": "fit means nothing to seeds",
+    "interpolate edm 1 2 --guidance 3": "guidance means nothing without a label",
     "panorama edm --height 4 --width 20": "smaller than the model's images",
 }
 

@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.diffusion.denoiser import EDMDenoiser, ScheduleDenoiser
+from diptych.diffusion.denoiser import EDMDenoiser, ScheduleDenoiser, Wrapper
 from diptych.diffusion.editing import (
     Colour,
     ColourOptions,
     Inpaint,
     InpaintOptions,
     Outpaint,
+    Pooling,
     Regions,
     RegionsOptions,
+    Restore,
+    RestoreOptions,
     Vary,
     VaryOptions,
     interpolate,
@@ -27,14 +30,16 @@ from diptych.diffusion.editing import (
 )
 from diptych.diffusion.editing.inpaint import stretches
 from diptych.diffusion.editing.interpolate import back, levels
+from diptych.diffusion.editing.inverse import PseudoinverseGuided
 from diptych.diffusion.editing.windows import places
-from diptych.diffusion.guidance import WeakGuide
+from diptych.diffusion.guidance import ClassifierGuide, WeakGuide
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.schedules import Discrete, Flow
 from diptych.errors import WrongUse
 from diptych.methods.r3gan import r3gan
-from diptych.model import Condition, Noise, from_uint8, to_uint8
+from diptych.model import Condition, Model, Noise, from_uint8, to_uint8
+from diptych.networks.adm import ADM
 from diptych.networks.unet import UNet
 from diptych.saveable import from_tree, to_tree
 from gaussian import Gaussian, LabelledMean, conditional, correlated, many, model_of
@@ -387,6 +392,18 @@ def test_bad_input_is_a_sentence_and_a_hint() -> None:
         (lambda: invert(model, image, steps=1), "at least 2 steps"),
         (lambda: ColourOptions(cells=0), "cells 0"),
         (lambda: RegionsOptions(-1.0), "feather -1.0"),
+        (lambda: RegionsOptions(math.nan), "feather nan must be finite"),
+        (lambda: ColourOptions(above=math.nan), "above nan finite"),
+        (lambda: RestoreOptions(noise=math.nan), "noise nan"),
+        (lambda: RestoreOptions(deviation=math.inf), "deviation inf must be positive, and all"),
+        (lambda: RestoreOptions("dps", noise=0.9), "dps does not hear how noisy"),
+        (lambda: Vary(model.using(steps=1), VaryOptions(0.4)), "strength 0.4 of 1 step is none or all of it"),
+        (lambda: interpolate(model, image[0], image[0], batch=0), "batch must be at least 1"),
+        (lambda: Regions(model.using(compose="2:1"), (0, 1)), "2:1 would take the place of the labels"),
+        (
+            lambda: interpolate(model.using(compose="2:1"), image[0], image[0], labels=(0, 1)),
+            "2:1 would take the place of the labels",
+        ),
     ]  # fmt: skip
     for case, sentence in cases:
         with pytest.raises(WrongUse, match=sentence):
@@ -403,7 +420,7 @@ def test_a_gan_has_no_denoiser() -> None:
 
 
 def test_an_unconditional_model_has_no_regions() -> None:
-    with pytest.raises(WrongUse, match="knows none"):
+    with pytest.raises(WrongUse, match="this model knows no classes"):
         Regions(model_of(field()), (0, 1))
 
 
@@ -421,3 +438,193 @@ def test_continuous_labels_are_heard() -> None:
     assert not torch.equal(*found)
     canvas = edit.panorama(model, 8, 12, seeds=[1, 2], label=(0.5, 0.5))
     assert canvas.shape == (2, 1, 8, 12)
+    with pytest.raises(WrongUse, match="this model knows no classes"):
+        Regions(model, (0, 1))
+    with pytest.raises(WrongUse, match="this model knows no classes"):
+        model.using(compose="0:1")
+
+
+def learned(seed: int = 0) -> ScheduleDenoiser:
+    """As iddpm's: variances that are learned."""
+    torch.manual_seed(seed)
+    net = ADM((3, 8, 8), classes=3, out_channels=6, width=8, multipliers=(1, 2), blocks=1, attention=())
+    for parameter in net.eval().requires_grad_(False).parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    return ScheduleDenoiser(net, Discrete("cosine"), "eps", learned_variance=True)
+
+
+def test_learned_variances_are_heard_through_every_denoiser_around_a_denoiser() -> None:
+    """The usual sampler of iddpm and adm asks for them."""
+    around, ours = list(Wrapper.__subclasses__()), 0
+    for kind in around:
+        around += kind.__subclasses__()
+        if kind.__module__.startswith("diptych."):
+            ours += 1
+            assert "moments" in vars(kind), f"{kind.__name__} has no moments"
+    assert ours > 8
+    options = DiffusionOptions(steps=3, sampler="ddpm", grid="trailing", variance="learned", threshold=1.0)
+    model, told = DiffusionModel(learned(), options), Condition(label=torch.tensor([0, 2]), **shown(2))
+    for method in ("ddnm", "pigdm", "dps"):
+        found = Inpaint(model, InpaintOptions(method)).sample([3, 4], told)
+        assert torch.equal(found[:, :, :5], PHOTO[None, :, :5].expand(2, -1, -1, -1))
+        small = Restore(model, Pooling((3, 8, 8), 4, 4), RestoreOptions(method))
+        assert small.sample([3], Condition(image=torch.zeros(1, 3, 4, 4))).shape == (1, 3, 8, 8)
+
+
+def test_pseudoinverse_guidance_leaves_learned_variances_alone() -> None:
+    """The clean image is that of `forward`, the fraction the denoiser's own, of one call."""
+    denoiser, operator = learned(), Pooling((3, 8, 8), 4, 4)
+    calls: list[int] = []
+    denoiser.network.register_forward_hook(lambda module, inputs, result: calls.append(1))
+    led = PseudoinverseGuided(denoiser, operator, torch.zeros(2, 3, 4, 4))
+    x, sigma = torch.randn(2, 3, 8, 8), torch.tensor([0.5, 2.0])
+    with torch.inference_mode():
+        clean, fraction = led.moments(x, sigma, Condition())
+        assert len(calls) == 1
+        torch.testing.assert_close(clean, led(x, sigma, Condition()))
+        torch.testing.assert_close(fraction, denoiser.moments(x, sigma, Condition())[1])
+
+
+class Watched(Gaussian):
+    """A Gaussian's denoiser that remembers at which levels it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(SHAPE, torch.zeros(16), 0.25 * torch.eye(16))
+        self.levels: list[float] = []
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        self.levels.append(sigma.item())
+        return super().forward(x, sigma, condition)
+
+
+@pytest.mark.parametrize("sampler", [{"sampler": "edm-stochastic", "churn": 1.0}, {"sampler": "restart"}])
+def test_a_sampler_means_the_same_in_an_edit_as_in_sampling(sampler: dict[str, object]) -> None:
+    """Its share of the steps, and the level to which it goes back, are those of the whole walk."""
+    denoiser = Watched()
+    model, picture = model_of(denoiser, **sampler), given(PICTURE, LEFT, n=2)
+
+    def asked(edit: Model, condition: Condition) -> list[float]:
+        denoiser.levels.clear()
+        edit(Noise([0, 1]), condition)
+        return list(denoiser.levels)
+
+    sampled = asked(model, Condition())
+    assert asked(Inpaint(model, InpaintOptions(resamplings=1)), picture) == sampled
+    led = asked(Inpaint(model, InpaintOptions("dps")), picture)  # once more at each of the model's levels
+    assert sorted(led) == pytest.approx(sorted([*sampled, *model.sigmas[:-1]]))
+    varied = asked(Vary(model, VaryOptions(0.4)), given(PICTURE, n=2))
+    assert 20 < len(varied) < len(sampled)
+    assert varied == sampled[-len(varied) :]
+
+
+def test_some_and_not_all_of_the_steps_are_done_between_strengths_0_and_1() -> None:
+    """At the one step of a consistency model every strength would be a new image."""
+    model = model_of(field(), steps=3)
+    done = [len(Vary(model, VaryOptions(s)).levels()) - 1 for s in (0.0, 0.01, 0.4, 0.7, 0.99, 1.0)]
+    assert done == [0, 1, 1, 2, 2, 3]
+    for strength in (0.1, 0.5, 0.9):
+        with pytest.raises(WrongUse, match="of 1 step is none or all") as said:
+            Vary(model.using(steps=1), VaryOptions(strength))
+        assert "--steps" in said.value.hint
+    assert len(Vary(model.using(steps=1), VaryOptions(1.0)).levels()) == 2
+
+
+class Means(nn.Module):
+    """p(label | noisy image) where the images of each label are LabelledMean's."""
+
+    classes = 3
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        variance = (0.01 + sigma.square()).view(-1, 1)
+        return torch.stack([-(x - k).square().sum((1, 2, 3)) for k in range(3)], 1) / 2 / variance
+
+
+def test_a_classifier_tells_regions_and_frames_apart() -> None:
+    """The denoiser itself knows no labels: images of any grey, which the classifier pulls to a label's."""
+    grey = Gaussian(SHAPE, torch.ones(16), 0.01 * torch.eye(16) + torch.ones(16, 16))
+    model = DiffusionModel(grey, DiffusionOptions(steps=50), ClassifierGuide(Means()))
+    assert (model.denoiser.classes, model.classes) == (0, 3)
+    areas = torch.stack([LEFT[0, 0], 1 - LEFT[0, 0]]).expand(2, -1, -1, -1)
+    found = Regions(model, (0, 2), RegionsOptions(0.0))(Noise([0, 1]), Condition(mask=areas))
+    assert (found[..., 2:].mean() - found[..., :2].mean()).item() > 1
+    anywhere = Regions(model, (3, 3)).sample([0, 1], Condition(mask=areas))
+    assert torch.equal(anywhere, model.sample([0, 1], Condition()))  # "any" leads nowhere
+    one = torch.zeros(1, 4, 4)
+    plain, led = (interpolate(model, one, one, 3, labels=pair, steps=9) for pair in (None, (0, 2)))
+    assert (led[1] - plain[1]).abs().max() > 0.05
+    with pytest.raises(WrongUse, match="label 4 is out of range"):
+        Regions(model, (0, 4))
+    with pytest.raises(WrongUse, match="at guidance 0 this model hears no label"):
+        Regions(model.using(guidance=0.0), (0, 2))
+
+
+def test_frames_go_down_in_batches() -> None:
+    model = model_of(LabelledMean(SHAPE, classes=3, variance=0.04))
+    for labels in (None, (1, 1), (1, 2)):
+        whole = interpolate(model, PICTURE[0], -PICTURE[0], 5, labels=labels, steps=8)
+        parts = interpolate(model, PICTURE[0], -PICTURE[0], 5, labels=labels, steps=8, batch=2)
+        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_guidance_that_is_asked_for_needs_a_label() -> None:
+    """What a run was saved with may lead nowhere; what is asked for in a call may not."""
+    from diptych import edit
+
+    model, how = DiffusionModel(EDMDenoiser(network()), DiffusionOptions(steps=2)), {"seeds": [0]}
+    unheard = (
+        ({"guidance": 4.0}, "guidance means nothing without a label"),
+        ({"guidance": 4.0, "negative": 1}, "guidance, negative mean nothing without a label"),
+    )
+    for options, says in unheard:
+        for draw in (
+            lambda given: edit.vary(model, PHOTO, **how, **given),
+            lambda given: edit.panorama(model, 8, 12, **how, **given),
+            lambda given: edit.interpolate(model, 1, 2, **given),
+        ):
+            with pytest.raises(WrongUse, match=says) as said:
+                draw(options)
+            assert "--label" in said.value.hint
+    with pytest.raises(WrongUse, match="guidance means nothing without a label"):
+        edit.regions(model, PHOTO[:1], [None], guidance=2.0)
+    stored = model.using(guidance=4.0)
+    assert torch.equal(edit.vary(stored, PHOTO, **how, steps=3), edit.vary(model, PHOTO, **how, steps=3))
+    assert edit.vary(stored, PHOTO, **how, guidance=1.0).shape == (1, 3, 8, 8)
+    assert edit.vary(model, PHOTO, **how, label=2, guidance=4.0).shape == (1, 3, 8, 8)
+    weak = DiffusionModel(model.denoiser, model.options, WeakGuide(EDMDenoiser(network(seed=1))))
+    led = edit.vary(weak, PHOTO, **how, guidance=4.0)  # away from a weaker model, whatever the label
+    assert not torch.equal(led, edit.vary(weak, PHOTO, **how))
+    classifier = DiffusionModel(model.denoiser, model.options, ClassifierGuide(Means()))
+    with pytest.raises(WrongUse, match="guidance means nothing without a label"):
+        edit.vary(classifier, PHOTO, **how, guidance=3.0)
+    assert [wide(led_by, 8, 12).guide.needs_label for led_by in (weak, classifier)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["sampler", "grid", "terms"])
+def test_interpolation_refuses_what_only_samplers_hear(name: str) -> None:
+    from diptych import edit
+
+    model = DiffusionModel(EDMDenoiser(network()), DiffusionOptions(steps=2))
+    given = {"sampler": "euler", "grid": "linear", "terms": 3}
+    with pytest.raises(WrongUse, match=f"{name} means nothing to an interpolation"):
+        edit.interpolate(model, 1, 2, **{name: given[name]})
+    assert edit.interpolate(model, 1, 2, frames=3, steps=4, sigma_max=20.0, batch=2).shape == (3, 3, 8, 8)
+    with pytest.raises(WrongUse, match="fit means nothing to seeds"):
+        edit.interpolate(model, 1, 2, fit="crop")
+
+
+def test_no_colours_are_lost_around_a_picture() -> None:
+    from diptych import edit
+
+    grey = DiffusionModel(EDMDenoiser(network((1, 8, 8))), DiffusionOptions(steps=2))
+    with pytest.raises(WrongUse, match="is RGB, but grey is needed") as said:
+        edit.outpaint(grey, PHOTO, left=4)
+    assert "--fit" not in said.value.hint
+    assert edit.outpaint(grey, PHOTO[:1], left=4, seeds=[0], method="ddnm").shape == (1, 1, 8, 12)
+
+
+def test_a_model_that_jumps_is_not_followed_back() -> None:
+    denoiser = field()
+    denoiser.jumps = True
+    model = DiffusionModel(denoiser, DiffusionOptions(steps=1, sampler="consistency"))
+    with pytest.raises(WrongUse, match="no path leads back"):
+        invert(model, torch.zeros(1, *denoiser.image_shape))

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from diptych.diffusion.model import DiffusionOptions, noise_levels
+from conftest import made_up
+from diptych import catalog
+from diptych.diffusion.denoiser import EDMDenoiser
+from diptych.diffusion.levels import noise_levels
+from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.samplers import GRIDS
 from diptych.diffusion.samplers.grids import (
     beta,
@@ -23,6 +27,7 @@ from diptych.diffusion.samplers.grids import (
 )
 from diptych.diffusion.schedules import SCHEDULES, VE, VP, Discrete, Flow, Schedule, Tabulated, schedule
 from diptych.errors import WrongUse
+from diptych.networks.unet import UNet
 
 every_grid = pytest.mark.parametrize("name", sorted(GRIDS))
 SPACINGS = {"trailing": trailing, "leading": leading, "linspace": linspace}
@@ -146,3 +151,31 @@ def test_ends_of_a_schedule_of_steps_are_its_own() -> None:
     own = Discrete("cosine")
     assert own.ends() == (own.exact[0], own.exact[-1])
     assert VE().exact == ()
+
+
+def test_levels_that_would_move_nothing_are_refused() -> None:
+    network = UNet((1, 8, 8), width=8, multipliers=(1,), blocks=1)
+    model = DiffusionModel(EDMDenoiser(network), DiffusionOptions(steps=4))
+    tuned = model.using(steps=3, sigmas=(80.0, 5.0, 1.0, 0.0))
+    for changes in ({"grid": "linear"}, {"sigma_max": 40.0}, {"grid": "trailing", "schedule": "flow"}):
+        with pytest.raises(WrongUse, match="nothing beside noise levels that are given"):
+            tuned.using(**changes)
+    assert tuned.using(sigmas=(), grid="linear").sigmas == model.using(steps=3, grid="linear").sigmas
+    with pytest.raises(WrongUse, match="grid karras follows no schedule"):
+        model.using(schedule="flow:3")
+    assert model.using(schedule="flow:3", grid="trailing").sigmas != model.using(grid="trailing").sigmas
+
+
+def test_steps_are_whole() -> None:
+    for name in ("steps", "probes", "terms"):
+        with pytest.raises(WrongUse, match=f"{name} must be a whole number, not 1.5"):
+            DiffusionOptions(**{name: 1.5})
+
+
+@pytest.mark.parametrize("betas", ["flow", "cosine-continuous", "linear:zero-snr"])
+def test_a_schedule_that_ends_at_noise_alone_wants_another_target_than_eps(betas: str) -> None:
+    spec, data = catalog.recipe("ddpm"), made_up().train
+    with pytest.raises(WrongUse, match="ends at noise alone"):
+        spec(data, **spec.small, betas=betas)
+    for target in ("x0", "v", "flow"):
+        spec(data, **spec.small, betas=betas, target=target)

@@ -172,6 +172,9 @@ def test_outside_the_interval_nothing_more_is_computed(mixture: Mixture) -> None
 def test_the_consistency_sampler_is_for_denoisers_that_jump(mixture: Mixture) -> None:
     with pytest.raises(WrongUse, match="not trained to"):
         DiffusionModel(mixture, DiffusionOptions(sampler="consistency"))
+    mixture.jumps = True  # what heun makes of such a denoiser has twice its deviation
+    with pytest.raises(WrongUse, match="sampler heun walks along means"):
+        DiffusionModel(mixture, DiffusionOptions(sampler="heun"))
 
 
 def test_rescale_keeps_the_deviation(mixture: Mixture) -> None:
@@ -291,6 +294,8 @@ def test_bad_arguments(mixture: Mixture) -> None:
         lambda: DiffusionModel(mixture, DiffusionOptions(negative=3)),
         lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:1,5:1")),
         lambda: DiffusionModel(mixture, DiffusionOptions(compose="a:1")),
+        lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:nan")),
+        lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:1,1:inf")),
         lambda: DiffusionModel(mixture, DiffusionOptions(compose="0:1", guidance=2.0)),
         lambda: DiffusionOptions(steps=0),
         lambda: DiffusionOptions(sampler="hein"),

@@ -175,6 +175,22 @@ def test_trains_and_samples_with_its_variances(name: str) -> None:
     assert spec(data, **spec.small, sampler="euler").method.model.options.variance is None
 
 
+def test_another_sampler_keeps_the_options_that_it_takes() -> None:
+    spec = catalog.recipe("iddpm")
+    model = spec(made_up().train, **spec.small, diffusion_steps=20).method.model
+    assert isinstance(model, DiffusionModel)
+    other = model.using(sampler="ddim", eta=0.5)
+    assert (other.options.variance, other.options.eta) == (None, 0.5)
+    back = other.using(sampler="ddpm")
+    assert (back.options.variance, back.options.eta) == ("learned", None)
+    assert model.using(sampler="ddpm", variance="small").options.variance == "small"
+    with pytest.raises(WrongUse, match="euler has no variance"):
+        model.using(sampler="euler", variance="learned")
+    assert [one["steps"] for one in model.dial()] == [1, 2, 4, 8, 18]  # of a chain of 20
+    for one in model.dial():
+        model.using(**one)
+
+
 def test_adm_guides_where_it_is_asked_to() -> None:
     spec = catalog.recipe("adm")
     assert spec(made_up().train, **spec.small, guidance=2.0).method.model.options.guidance == 2

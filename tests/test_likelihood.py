@@ -18,10 +18,10 @@ from diptych.diffusion.guidance import ClassifierGuide, ClassifierGuided, Guided
 from diptych.diffusion.likelihood import directions, ode_log_prob, seen
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.ode import State, dormand_prince
-from diptych.diffusion.schedules import VE, Discrete, Schedule
+from diptych.diffusion.schedules import VE, Discrete, Schedule, Tabulated
 from diptych.errors import NotMeasurable, WrongUse
 from diptych.metrics.bits_per_dim import bits_of, estimators
-from diptych.model import Condition, from_uint8
+from diptych.model import Condition, from_uint8, to_uint8
 from diptych.networks.noisy_classifier import ADMClassifier
 from diptych.networks.unet import UNet
 from diptych.saveable import rebuilt
@@ -383,15 +383,42 @@ def test_a_network_has_the_density_of_its_change_of_variables() -> None:
 def test_what_has_no_density_or_is_asked_wrongly() -> None:
     model = DiffusionModel(tiny(classes=3))
     image = torch.zeros(2, 1, 8, 8)
-    with pytest.raises(NotMeasurable, match="consistency"):
-        DiffusionModel(rebuilt(tiny(), jumps=True)).log_prob(image)
+    jumping = DiffusionModel(rebuilt(tiny(), jumps=True), DiffusionOptions(sampler="consistency"))
+    for measure in (jumping.log_prob, jumping.bound):
+        with pytest.raises(NotMeasurable, match="consistency"):
+            measure(image)
+    with pytest.raises(WrongUse, match="wants images in"):
+        model.log_prob(to_uint8(image), Condition(label=torch.tensor([0, 1])))
     with pytest.raises(WrongUse, match="images of"):
         model.log_prob(torch.zeros(2, 1, 4, 4))
-    with pytest.raises(WrongUse, match="out of range"):
+    with pytest.raises(WrongUse, match="label 3 is out of range"):
         model.log_prob(image, Condition(label=torch.tensor([0, 3])))
+    with pytest.raises(WrongUse, match="label -1 is out of range"):
+        model.log_prob(image, Condition(label=torch.tensor([-1, 2])))
     for wrong in ({"likelihood": "elbo"}, {"tolerance": 0.0}, {"probes": -1}, {"terms": -1}):
         with pytest.raises(WrongUse):
             model.using(**wrong)
+
+
+def test_arrays_of_other_kinds_are_read() -> None:
+    """numpy's floats have 64 bits, and labels come as whatever holds them."""
+    model = DiffusionModel(tiny(classes=3), DiffusionOptions(tolerance=0.05))
+    image = levels(2, 0.3, (1, 8, 8))
+    usual = model.log_prob(image, Condition(label=torch.tensor([0, 1])))
+    for kind in (torch.uint8, torch.int32, torch.bool):
+        told = Condition(label=torch.tensor([0, 1]).to(kind))
+        assert torch.equal(model.log_prob(image.double(), told), usual)
+
+
+def test_the_bound_along_a_schedule_of_ones_own_is_near_that_of_others() -> None:
+    """Its first time is a clean image, no step of a chain: that one step was to cost 16 bits a dimension."""
+    image = levels(64, 0.3)
+    own = Tabulated.of(lambda t: 1 - t**2, lambda t: t)
+    bits = []
+    for schedule in (own, Discrete("linear")):
+        bound = variational_bound(independent(0.3, schedule), image, chain_of(schedule), variance="large")
+        bits.append(float(bound.bits(bound.nats).mean()))
+    assert bits[0] == pytest.approx(bits[1], abs=0.3)
 
 
 def test_options_choose_the_density() -> None:

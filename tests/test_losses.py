@@ -18,12 +18,16 @@ from diptych.adversarial.penalties import gradient_penalty
 from diptych.data.images import Images
 from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, without_labels
 from diptych.diffusion.guidance import Guided
+from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.objective import edm, lognormal, uniform
 from diptych.diffusion.schedules import VE
+from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Condition
 from diptych.methods.consistency import Consistency
 from diptych.methods.denoising import Denoising
 from diptych.methods.r3gan import falling
+from diptych.model import Noise
+from diptych.networks.unet import UNet
 from diptych.recipe import half_life
 from diptych.training import Settings, Training
 
@@ -127,6 +131,26 @@ def test_consistency_begins_as_denoising_and_ends_as_self_consistency() -> None:
     under_gradient, masks = zip(*denoiser.asked[1:], strict=True)
     assert under_gradient == (True, False)  # the target is not differentiated
     assert masks[0] == masks[1]  # both calls see the same random numbers, so the same dropout mask
+
+
+def test_consistency_answers_to_labels_alone_or_learns_to_do_without() -> None:
+    torch.manual_seed(0)
+    batch = Batch(torch.randn(32, 1, 8, 8), Condition(label=torch.arange(32) % 3))
+    for dropout in (0.0, 0.5):
+        network = UNet((1, 8, 8), classes=3, width=8, multipliers=(1,), blocks=1)
+        for parameter in network.parameters():
+            parameter.data.add_(0.05 * torch.randn_like(parameter))
+        options = DiffusionOptions(steps=1, sampler="consistency")
+        method = Consistency(EDMDenoiser(network, jumps=True), label_dropout=dropout, options=options)
+        torch.autograd.backward(method.loss(batch, Clock(0, 100, 0))[0])
+        table = next(p for name, p in network.named_parameters() if name.endswith("table.weight"))
+        assert table.grad is not None
+        assert bool(table.grad[3].any()) == (dropout > 0)
+        if dropout:
+            assert method.model(Noise(range(2))).shape == (2, 1, 8, 8)
+        else:
+            with pytest.raises(WrongUse, match="never trained without labels"):
+                method.model(Noise(range(2)))
 
 
 def test_consistency_gap_halves_each_stage() -> None:

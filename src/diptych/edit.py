@@ -21,14 +21,13 @@ from diptych.data.picture import Fit, Source, areas, picture, read, selection
 from diptych.diffusion import editing
 from diptych.diffusion.editing.operators import Operator
 from diptych.diffusion.model import DiffusionModel
-from diptych.errors import WrongUse, did_you_mean
+from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise, from_uint8, to_uint8
 from diptych.runs import load_model
 
 Seeds = Iterable[int]
 Run = str | Path | Model
 Label = int | Sequence[float] | None  # a class, or continuous labels
-OPERATORS = ("superres", "bicubic", "blur", "grey", "noise")
 
 
 def inpaint(
@@ -50,7 +49,7 @@ def inpaint(
 
     method: "repaint" (each of the model's steps about `resamplings` times), or "ddnm" (once), "pigdm", "dps".
     """
-    found = opened(model, device, options)
+    found = opened(model, device, options, label is not None)
     image = picture(image, found.image_shape, fit)
     keep = ~selection(mask, found.image_shape[1:], fit)
     edit = editing.Inpaint(found, editing.InpaintOptions(method, resamplings, jump))
@@ -79,10 +78,10 @@ def outpaint(
 
     overlap: the share that neighbouring windows of the model's size have in common, 0 to below 1.
     """
-    found = opened(model, device, options)
+    found = opened(model, device, options, label is not None)
     if min(left, right, top, bottom) < 0 or left + right + top + bottom == 0:
         raise WrongUse("there is nothing to add", "say how many pixels: left, right, top or bottom")
-    inside = read(image, found.image_shape[0])
+    inside = of_any_size(image, found.image_shape[0])
     height, width = top + inside.shape[1] + bottom, left + inside.shape[2] + right
     edit = editing.Outpaint(
         found,
@@ -109,7 +108,7 @@ def panorama(
     **options: Any,
 ) -> Tensor:
     """New images larger than the model's, (N, C, height, width), from overlapping windows."""
-    found = editing.wide(opened(model, device, options), height, width, overlap)
+    found = editing.wide(opened(model, device, options, label is not None), height, width, overlap)
     return drawn(found, seeds, label, batch)
 
 
@@ -130,7 +129,7 @@ def vary(
 
     mask: white where it may change; all of it where there is none.
     """
-    found = opened(model, device, options)
+    found = opened(model, device, options, label is not None)
     edit = editing.Vary(found, editing.VaryOptions(strength))
     keep = None if mask is None else ~selection(mask, found.image_shape[1:], fit)
     return drawn(edit, seeds, label, batch, image=picture(image, found.image_shape, fit), mask=keep)
@@ -153,7 +152,7 @@ def colour(
 
     above: the noise level below which they may drift from them again.
     """
-    found = opened(model, device, options)
+    found = opened(model, device, options, label is not None)
     if isinstance(target, tuple):
         channels = found.image_shape[0]
         if len(target) != channels or not all(0 <= part <= 255 for part in target):
@@ -187,9 +186,9 @@ def restore(
     `diptych.diffusion.editing`. noise: its deviation in what was measured (white - black is 2). degrade:
     `image` is a whole one, and is made small, blurred, grey or noisy first. See RestoreOptions for the rest.
     """
-    found = opened(model, device, options)
+    found = opened(model, device, options, label is not None)
     if isinstance(operator, str):
-        operator, own = operator_of(operator, found.image_shape)
+        operator, own = editing.named_operator(operator, found.image_shape)
         noise = noise or own
     edit = editing.Restore(found, operator, editing.RestoreOptions(method, noise, deviation, scale))
     if degrade:
@@ -215,7 +214,7 @@ def regions(
 
     A label None stands for "any". feather: the pixels over which neighbouring labels pass into each other.
     """
-    found = opened(model, device, options)
+    found = opened(model, device, options, any(one is not None for one in labels))
     given = [found.classes if one is None else one for one in labels]
     edit = editing.Regions(found, given, editing.RegionsOptions(feather))
     mask = areas(areas_map, found.image_shape[1:], len(given))
@@ -232,16 +231,21 @@ def interpolate(
     steps: int = 50,
     labels: tuple[int, int] | None = None,
     fit: Fit | None = None,
+    batch: int = 64,
     device: str = "auto",
     **options: Any,
 ) -> Tensor:
     """From one image to another through noise, `frames` of them with both ends; seeds in an image's place.
 
-    steps: up from each image to noise, and down again. labels: of the two.
+    steps: up from each image to noise, and down again, by Heun's method: the model's sampler is not asked.
+    labels: of the two.
     """
-    found = opened(model, device, options)
+    editing.check_heard(options)
+    found = opened(model, device, options, labels is not None)
     where = editing.device_of(found)
     if isinstance(one, int) and isinstance(other, int):
+        if fit is not None:
+            raise WrongUse("fit means nothing to seeds", "leave it out")
         ends = Noise([one, other], where).normal(*found.image_shape)
     elif isinstance(one, int) or isinstance(other, int):
         raise WrongUse("an image and a seed have nothing between them", "give two images, or two seeds")
@@ -249,14 +253,28 @@ def interpolate(
         shown = torch.stack([picture(end, found.image_shape, fit) for end in (one, other)])
         ends = from_uint8(shown).to(where)
     seeds = isinstance(one, int)
-    images = editing.interpolate(found, ends[0], ends[1], frames, labels=labels, steps=steps, latents=seeds)
-    return to_uint8(images).cpu()
+    how: dict[str, Any] = {"labels": labels, "steps": steps, "latents": seeds, "batch": batch}
+    return to_uint8(editing.interpolate(found, ends[0], ends[1], frames, **how)).cpu()
 
 
-def opened(model: Run, device: str, options: dict[str, Any]) -> DiffusionModel:
-    """The diffusion model with these options. Raises WrongUse for a model without a denoiser."""
+def opened(model: Run, device: str, options: dict[str, Any], labelled: bool) -> DiffusionModel:
+    """The diffusion model with these options. Raises WrongUse for a model without a denoiser.
+
+    And for guidance that is asked for where an edit has no label to be guided to.
+    """
     loaded = model if isinstance(model, Model) else load_model(model, device)
-    return editing.diffusion_of(loaded).using(**options)
+    found = editing.diffusion_of(loaded).using(**options)
+    editing.check_guidance(found, options, labelled)
+    return found
+
+
+def of_any_size(image: Source, channels: int) -> Tensor:
+    """uint8 (C, H, W), as large as it is. Raises WrongUse for more colours than the model has."""
+    size = read(image, channels).shape
+    try:
+        return picture(image, size)
+    except WrongUse as error:
+        raise WrongUse(error.message, "convert it first: an image of any size is taken as it is") from None
 
 
 def drawn(
@@ -280,35 +298,6 @@ def drawn(
         mask=None if mask is None else mask.float().expand(n, *mask.shape),
     )
     return model.sample(seeds, condition, batch)
-
-
-def operator_of(text: str, shape: tuple[int, int, int]) -> tuple[Operator, float]:
-    """The operator that "superres:4" or the like names, for images of this shape, and its noise."""
-    name, _, value = text.partition(":")
-    if name not in OPERATORS:
-        raise WrongUse(f"there is no operator called {name}", did_you_mean(name, list(OPERATORS)))
-    if name == "grey":
-        return editing.Grey(shape), 0.0
-    try:
-        amount = float(value)
-    except ValueError as error:
-        raise WrongUse(
-            f"{text!r} does not say how much", "superres:4, bicubic:2, blur:2.0 or noise:0.2"
-        ) from error
-    if name == "blur":
-        return editing.Blur(shape, amount), 0.0
-    if name == "noise":
-        if not amount > 0:
-            raise WrongUse(f"noise {value} must be positive", "white - black is 2: noise:0.2 is a tenth")
-        return editing.Masked(shape), amount
-    height, width = shape[1:]
-    if amount < 2 or amount % 1 or height % amount or width % amount:
-        raise WrongUse(
-            f"{height}x{width} pixels cannot be made {value} times smaller",
-            f"a whole number from 2 on that divides {height} and {width}",
-        )
-    kind = editing.Pooling if name == "superres" else editing.Bicubic
-    return kind(shape, height // int(amount), width // int(amount)), 0.0
 
 
 def degraded(operator: Operator, image: Tensor, noise: float) -> Tensor:

@@ -85,6 +85,11 @@ class Condition:
     image: Tensor | None = None  # (B, C', H', W') a source, a control map, a low resolution
     mask: Tensor | None = None  # (B, 1, H, W) in {0, 1}; 1 = keep this pixel
 
+    def __post_init__(self) -> None:
+        if self.label is not None:  # as networks read them, whatever an array brought
+            kind = torch.float32 if self.label.dtype.is_floating_point else torch.int64
+            object.__setattr__(self, "label", self.label.to(kind))
+
     def given(self) -> frozenset[str]:
         """The names of the fields that are not None."""
         return frozenset(f.name for f in fields(self) if getattr(self, f.name) is not None)
@@ -242,9 +247,10 @@ class Model(nn.Module, ABC):
                 f"labels of shape {tuple(label.shape)} and type {label.dtype} are no classes",
                 f"this model knows classes 0 to {self.classes - 1}, whole numbers (n,)",
             )
-        if not 0 <= int(label.min()) <= int(label.max()) < self.classes:
+        low, high = int(label.min()), int(label.max())
+        if not 0 <= low <= high < self.classes:
             raise WrongUse(
-                f"label {int(label.max())} is out of range",
+                f"label {low if low < 0 else high} is out of range",
                 f"this model knows classes 0 to {self.classes - 1}",
             )
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from diptych.cli import VERBS
-from diptych.cli.common import OUTPUT, Json, Options, numbers, say_on_stderr, show, values, with_options
-from diptych.cli.sample import spare
+from diptych.cli.common import Options, numbers
+from diptych.cli.edit_drawing import Drawing
 from diptych.errors import WrongUse
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 app = App(name="edit", help=VERBS["edit"])
 LATENT = {  # these are a GAN's; help is given here, or their module would have to be imported for it
@@ -40,68 +36,6 @@ Resamplings = Annotated[int, Parameter(help="Of repaint: more fits the new part 
 Jump = Annotated[int, Parameter(help="Of repaint: steps between resamplings; 0: a twenty-fifth of all.")]
 Overlap = Annotated[float, Parameter(help="Share of each window that the next one sees too.")]
 Strength = Annotated[float, Parameter(help="0: the image itself, 1: it is forgotten.")]
-FIT = "How an image of another size or of more colours is brought to the model's; else it is an error."
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Drawing:
-    """What to draw and where to put it."""
-
-    out: Annotated[
-        Path, Parameter(group=OUTPUT, help="A picture (.png) for one sheet, else a folder of pictures.")
-    ]
-    seeds: Annotated[str, Parameter(help="0-3 or 1,5,9: the same seed is the same image.")] = "0-3"
-    label: Annotated[int | None, Parameter(help="A class; else any.")] = None
-    attributes: Annotated[
-        str | None, Parameter(help="Continuous labels, 0.3,1.7 or x=0.3,y=1.7; else any.")
-    ] = None
-    fit: Annotated[Literal["crop", "pad", "stretch"] | None, Parameter(help=FIT)] = None
-    batch: Annotated[int, Parameter(help="Images made at once; changes nothing but speed and memory.")] = 16
-    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto"
-    as_json: Json = False
-
-    def start(self, run: Path, options: dict[str, str], *without: str) -> tuple[Any, dict[str, Any]]:
-        """The run's model with its options, and the arguments that functions of `diptych.edit` share."""
-        from diptych.device import keep_buffers
-        from diptych.diffusion.editing import diffusion_of
-        from diptych.runs import load_model
-
-        say_on_stderr()
-        keep_buffers()
-        model, _ = with_options(diffusion_of(load_model(run, self.device)), options)
-        label: Any = self.label
-        if self.attributes is not None:
-            label = values(self.attributes, model.attribute_names)
-        shared = {"label": label, "fit": self.fit, "batch": self.batch, "seeds": numbers(self.seeds)}
-        for name in without:
-            if name in ("label", "fit") and shared[name] is not None:
-                raise WrongUse(f"--{name} means nothing to this edit", "leave it out")
-            shared.pop(name)
-        return model, shared
-
-    def finish(self, edit: str, images: Tensor, **done: Any) -> None:
-        """Writes the images and says so. Raises WrongUse rather than write over a picture that was read."""
-        from diptych import pictures
-
-        names = numbers(self.seeds) if edit != "interpolate" else list(range(len(images)))
-        files = [self.out] if self.out.suffix else [self.out / f"{name:06d}.png" for name in names]
-        spare(files, [value for value in done.values() if isinstance(value, Path)])
-        if self.out.suffix:
-            pictures.save(
-                pictures.sheet(images, columns=len(images) if edit == "interpolate" else 0), self.out
-            )
-        else:
-            for file, image in zip(files, images, strict=True):
-                pictures.save(pictures.sheet(image[None], least=1), file)
-        if not self.as_json:
-            print(self.out)
-            return
-        told = {k: str(v) if isinstance(v, Path) else v for k, v in done.items() if v is not None}
-        show(
-            {"edit": edit, "out": str(self.out), "images": len(images), "shape": list(images.shape[1:])}
-            | told
-        )
 
 
 @app.command
@@ -119,7 +53,7 @@ def inpaint(
     """Make a part of an image anew, to go with the rest."""
     from diptych import edit
 
-    model, shared = draw.start(run, options)
+    model, shared = draw.start(run, options, reads=[photo, mask])
     images = edit.inpaint(model, photo, mask, method=method, resamplings=resamplings, jump=jump, **shared)
     draw.finish("inpaint", images, photo=photo, mask=mask, method=method, options=options)
 
@@ -143,7 +77,7 @@ def outpaint(
     """Continue an image beyond its edges. It may have any size; the canvas must hold one of the model's."""
     from diptych import edit
 
-    model, shared = draw.start(run, options, "fit")
+    model, shared = draw.start(run, options, "fit", reads=[photo])
     sides: dict[str, Any] = {"left": left, "right": right, "top": top, "bottom": bottom}
     images = edit.outpaint(
         model, photo, **sides, overlap=overlap, method=method, resamplings=resamplings, jump=jump, **shared
@@ -182,7 +116,7 @@ def vary(
     """Images near a given one: noise on it, and down again (SDEdit)."""
     from diptych import edit
 
-    model, shared = draw.start(run, options)
+    model, shared = draw.start(run, options, reads=[photo, mask])
     images = edit.vary(model, photo, strength=strength, mask=mask, **shared)
     draw.finish("vary", images, photo=photo, mask=mask, strength=strength, options=options)
 
@@ -200,7 +134,7 @@ def stroke(
     """Make a painting real: SDEdit from coarse strokes, which takes more noise than a photo."""
     from diptych import edit
 
-    model, shared = draw.start(run, options)
+    model, shared = draw.start(run, options, reads=[painting, mask])
     images = edit.vary(model, painting, strength=strength, mask=mask, **shared)
     draw.finish("stroke", images, painting=painting, mask=mask, strength=strength, options=options)
 
@@ -218,9 +152,9 @@ def colour(
     """New images in the colours of a picture, coarsely (ILVR)."""
     from diptych import edit
 
-    model, shared = draw.start(run, options)
     parts = target.split(",")
     one = tuple(map(int, parts)) if all(part.strip().isdecimal() for part in parts) else None
+    model, shared = draw.start(run, options, reads=[] if one else [target])
     images = edit.colour(model, one or Path(target), cells=cells, above=above, **shared)
     draw.finish("colour", images, target=target, cells=1 if one else cells, options=options)
 
@@ -249,7 +183,7 @@ def restore(
     """Undo a loss of resolution, sharpness or colour: images that are consistent with what is left."""
     from diptych import edit
 
-    model, shared = draw.start(run, options)
+    model, shared = draw.start(run, options, reads=[photo])
     how: dict[str, Any] = {"method": method, "noise": noise, "scale": scale, "degrade": degrade}
     images = edit.restore(model, photo, operator, **how, **shared)
     draw.finish("restore", images, photo=photo, operator=operator, **how, options=options)
@@ -268,8 +202,9 @@ def regions(
     """New images with another class in each area."""
     from diptych import edit
 
-    model, shared = draw.start(run, options, "fit", "label")
     wanted = [None if part.strip() == "any" else numbers(part)[0] for part in labels.split(",")]
+    labelled = any(one is not None for one in wanted)
+    model, shared = draw.start(run, options, "fit", "label", reads=[map], labelled=labelled)
     images = edit.regions(model, map, wanted, feather=feather, **shared)
     draw.finish("regions", images, map=map, labels=labels, feather=feather, options=options)
 
@@ -288,18 +223,16 @@ def interpolate(
 ) -> None:
     """From one image to another through noise: up to it, along a great circle, and down."""
     from diptych import edit
+    from diptych.diffusion.editing import check_heard
 
-    model, _ = draw.start(run, options, "label")
+    check_heard(flag.replace("-", "_") for flag in options)
     pair = None if labels is None else numbers(labels)
     if pair is not None and len(pair) != 2:
         raise WrongUse(f"--labels {labels} must be two classes", "of the first image and of the second: 3,8")
     ends = [int(end) if end.isdecimal() else Path(end) for end in (one, other)]
-    images = edit.interpolate(
-        model,
-        *ends,
-        frames=frames,
-        steps=inversion_steps,
-        labels=None if pair is None else (pair[0], pair[1]),
-        fit=draw.fit,
+    model, shared = draw.start(
+        run, options, "label", "seeds", reads=ends, labelled=pair is not None, frames=frames
     )
+    both = None if pair is None else (pair[0], pair[1])
+    images = edit.interpolate(model, *ends, frames=frames, steps=inversion_steps, labels=both, **shared)
     draw.finish("interpolate", images, one=one, other=other, labels=labels, options=options)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser, each
 from diptych.diffusion.likelihood import SIGMA_DATA, seeds
-from diptych.diffusion.schedules import Schedule, Table
+from diptych.diffusion.schedules import Schedule, Table, Tabulated
 from diptych.diffusion.variational import bounds, discretized_nll, learned, normal_kl
 from diptych.errors import WrongUse, did_you_mean
 from diptych.model import Condition, Noise
@@ -141,6 +141,8 @@ def chain_of(schedule: Schedule) -> list[float]:
     These end at a quarter of a grey level: there the decoder tells grey levels apart, while each finer step
     would magnify errors at noise levels that hardly any training looks at.
     """
+    if isinstance(schedule, Tabulated):  # of the user's own, so not made to be a chain; often exact at time 0
+        return [*(level for level in schedule.exact[::-1] if level >= FINEST), 0.0]
     if isinstance(schedule, Table):
         return [*schedule.exact[::-1], 0.0]
     finest = schedule.time(torch.tensor(FINEST, dtype=torch.float64)).item()

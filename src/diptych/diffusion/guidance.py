@@ -41,9 +41,7 @@ class Strength:
     scale: float = 1.0  # 1: the conditional density itself
     low: float = 0.0  # guided from this noise level ...
     high: float = float("inf")  # ... to this one (Kynkäänniemi et al., 2024, arXiv:2404.07724)
-    rescale: float = (
-        0.0  # 1: the guided image keeps the deviation of the unguided one (Lin et al., 2023, eq. 16)
-    )
+    rescale: float = 0.0  # 1: it keeps the deviation of the unguided image (Lin et al., 2023, eq. 16)
 
     def acts(self, sigma: Tensor) -> bool:
         """Whether anything is led at this level; where that is not known without asking the device, yes."""
@@ -168,7 +166,7 @@ class Composed(Wrapper):
     def __init__(self, denoiser: Denoiser, labels: Sequence[int], weights: Sequence[float]) -> None:
         super().__init__(denoiser)
         if not denoiser.classes:
-            raise WrongUse("conditions are composed of labels", "this model knows none")
+            raise WrongUse("conditions are composed of labels", "this model knows no classes")
         if not labels or len(labels) != len(weights):
             raise WrongUse(f"there are {len(labels)} labels but {len(weights)} weights", "one for each label")
         if odd := [label for label in labels if not 0 <= label < denoiser.classes]:
@@ -219,9 +217,9 @@ def weighed(text: str) -> tuple[list[int], list[float]]:
             labels.append(int(label))
             weights.append(float(weight) if colon else 1.0)
         except ValueError:
-            raise WrongUse(
-                f"{text!r} is not a list of labels and weights", "write label:weight, as 3:1.5,7:-0.5"
-            ) from None
+            weights.append(math.nan)
+        if not math.isfinite(weights[-1]):
+            raise WrongUse(f"{text!r} is no list of labels and finite weights", "write 3:1.5,7:-0.5")
     return labels, weights
 
 
@@ -264,6 +262,7 @@ class Guide(nn.Module, ABC):
 
     neutral: float = 1.0  # the strength that changes nothing
     composes: bool = True  # whether what it leads has a meaning for each label of several
+    needs_label: bool = False  # whether it leads nowhere where there is no label
     differentiates: bool = False  # whether its forward pass takes a gradient, which an exporter writes out
 
     @abstractmethod
@@ -293,6 +292,7 @@ class ClassifierGuide(Guide):
 
     neutral = 0.0
     composes = False
+    needs_label = True
     differentiates = True
 
     def __init__(self, classifier: nn.Module) -> None:

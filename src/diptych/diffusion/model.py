@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from diptych.diffusion.bound import Bound, chain_of, variational_bound
-from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, never_unlabelled, one_level
+from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, never_unlabelled
 from diptych.diffusion.guidance import Composed, Guide, Guided, Strength, Thresholded, weighed
+from diptych.diffusion.levels import ends, noise_levels, refuse_idle
 from diptych.diffusion.likelihood import ode_log_prob
 from diptych.diffusion.samplers import GRIDS, SAMPLERS
-from diptych.diffusion.samplers.grids import FOLLOWING, useful
-from diptych.diffusion.schedules import Schedule, schedule
+from diptych.diffusion.schedules import schedule
+from diptych.diffusion.sight import Sight
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
 from diptych.saveable import saveable
@@ -35,6 +36,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "guidance_rescale": (0, 1, "0 leaves the guided image as it is; 0.7 is usual"),
     "threshold": (0, 1, "1 cuts clean images to [-1, 1]; 0.995 is dynamic thresholding; 0 is neither"),
 }
+OF_SAMPLERS = ("eta", "churn", "variance")  # not all samplers take them
 OF_GUIDANCE = ("negative", "guidance_low", "guidance_high", "guidance_rescale")
 
 
@@ -66,6 +68,9 @@ class DiffusionOptions:
     terms: int = 64  # of the bound, how many steps are looked at; 0: all
 
     def __post_init__(self) -> None:
+        for name in ("steps", "probes", "terms"):
+            if not isinstance(getattr(self, name), int):
+                raise WrongUse(f"{name} must be a whole number, not {getattr(self, name)}")
         if self.steps < 1:
             raise WrongUse(f"steps must be at least 1, not {self.steps}", "more steps are slower and better")
         for what, name, known in (
@@ -108,7 +113,7 @@ class DiffusionOptions:
                 f"the noise levels given are of {len(self.sigmas) - 1} steps, not of {self.steps}",
                 "levels that were tuned are for one number of steps: tune again, or use the run itself",
             )
-        for name in ("eta", "churn", "variance"):
+        for name in OF_SAMPLERS:
             if getattr(self, name) is not None and name not in SAMPLERS[self.sampler].takes:
                 able = [s.name for s in SAMPLERS.values() if name in s.takes]
                 raise WrongUse(f"sampler {self.sampler} has no {name}", f"these have: {', '.join(able)}")
@@ -152,6 +157,11 @@ class DiffusionModel(Model):
                 "the sampler consistency needs a denoiser that jumps, and this one was not trained to",
                 "train consistency, with --teacher where there is a run to start from",
             )
+        if options.sampler != "consistency" and denoiser.jumps:
+            raise WrongUse(
+                f"the sampler {options.sampler} walks along means, and this model jumps to an image at once",
+                "--sampler consistency is the one for it",
+            )
         takes_after(self, denoiser)
         self.classes = denoiser.classes if guide is None else guide.around(denoiser, Strength()).classes
         self.guided()  # raises what is wrong with the options now, not at the first image
@@ -165,8 +175,10 @@ class DiffusionModel(Model):
         """The same weights with other options. Raises WrongUse for those of guidance where nothing is guided.
 
         Where the guidance that guides nothing is itself asked for, as by a sweep from 1 on, it is only said.
+        Another sampler keeps those of the options that it takes.
         """
-        found = super().using(**changes)
+        found = super().using(**{**self.following(changes), **changes})
+        refuse_idle(self.options, found.options, changes)
         usual, guidance = DiffusionOptions(), found.options.guidance
         if self.guide is not None and changes.get("negative") is not None:
             raise WrongUse("negative means nothing to a model that has a guide", "leave it out")
@@ -178,6 +190,14 @@ class DiffusionModel(Model):
             raise WrongUse(said, "--guidance 2, say")
         log.warning("%s", said)
         return found
+
+    def following(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What else changes with the sampler: options that only the one before took are left out."""
+        takes = SAMPLERS[name].takes if (name := changes.get("sampler")) in SAMPLERS else OF_SAMPLERS
+        left: dict[str, Any] = {option: None for option in OF_SAMPLERS if option not in takes}
+        if name is not None and "variance" in takes and self.denoiser.learned_variance:
+            left["variance"] = self.options.variance or "learned"
+        return left
 
     @property
     def neutral(self) -> float:
@@ -193,7 +213,8 @@ class DiffusionModel(Model):
         if self.options.sigmas:
             return ({},)
         few = self.denoiser.jumps  # its quality is flat after a few of them
-        return [{"steps": steps} for steps in ((1, 2, 4) if few else (1, 2, 4, 8, 18, 35))]
+        most = len(self.denoiser.schedule.exact) or math.inf
+        return [{"steps": steps} for steps in ((1, 2, 4) if few else (1, 2, 4, 8, 18, 35)) if steps <= most]
 
     def guided(self) -> Denoiser:
         """The denoiser as the options want it: guided, thresholded."""
@@ -222,8 +243,10 @@ class DiffusionModel(Model):
         self, x: Tensor, sigmas: Sequence[float], noise: Noise, condition: Condition, denoiser: Denoiser
     ) -> Tensor:
         """Lets the sampler lead x (B, C, H, W), noisy at sigmas[0], to sigmas[-1] along a denoiser."""
-        options = self.options
-        return SAMPLERS[options.sampler](Sight(denoiser, condition), x, sigmas, noise, **options.of_sampler())
+        sampler, given = SAMPLERS[self.options.sampler], dict(self.options.of_sampler())
+        if "whole" in sampler.takes:  # edits walk stretches of it
+            given["whole"] = self.sigmas
+        return sampler(Sight(denoiser, condition), x, sigmas, noise, **given)
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]."""
@@ -238,12 +261,15 @@ class DiffusionModel(Model):
         Thresholds are left out: they put images where there is no density. The bound is on the probability
         of the image's 256 levels, each spread evenly over its 1 / 127.5.
         """
-        if self.denoiser.jumps:
-            raise NotMeasurable("a consistency model has no density", "its denoiser jumps, and is no score")
+        self.refuse_jumps()
         if tuple(image.shape[1:]) != self.image_shape:
             raise WrongUse(f"images of {tuple(image.shape[1:])} were given to a model of {self.image_shape}")
+        if not image.is_floating_point():
+            raise WrongUse(
+                f"log_prob wants images in [-1, 1], not {image.dtype}", "diptych.model.from_uint8 makes them"
+            )
         self.check(condition, len(image))
-        options = self.options
+        options, image = self.options, image.to(next(self.parameters(), image).dtype)
         if options.likelihood == "bound":
             nats = self.bound(from_uint8(to_uint8(image)), condition, options.terms).nats
             return math.log(127.5) * math.prod(self.image_shape) - nats
@@ -252,59 +278,19 @@ class DiffusionModel(Model):
         settings = {"tolerance": options.tolerance, "probes": options.probes}
         return ode_log_prob(denoiser, image, low, high, condition, **settings)
 
+    def refuse_jumps(self) -> None:
+        """Raises NotMeasurable for a denoiser that is no score."""
+        if self.denoiser.jumps:
+            raise NotMeasurable("a consistency model has no density", "its denoiser jumps, and is no score")
+
     def bound(self, image: Tensor, condition: Condition = Condition(), terms: int = 0) -> Bound:
         """The variational bound, term by term, of images whose 256 levels lie in [-1, 1].
 
         The chain is that of the denoiser's schedule, a thousand steps where it has none; clean images are
         cut to [-1, 1], as improved DDPM's are. terms: how many of its steps are looked at; 0: all.
         """
+        self.refuse_jumps()
         denoiser = self.using(threshold=1.0).guided()
         wants = "learned" if self.denoiser.learned_variance else "large"
         variance, sigmas = self.options.variance or wants, chain_of(self.denoiser.schedule)
         return variational_bound(denoiser, image, sigmas, condition, variance=variance, terms=terms)
-
-
-def noise_levels(options: DiffusionOptions, own: Schedule) -> tuple[float, ...]:
-    """The noise levels that a sampler visits, falling to 0; `own` is the denoiser's schedule."""
-    if options.sigmas:
-        return options.sigmas
-    followed = schedule(options.schedule) if options.schedule else own
-    its = followed.ends() if options.grid in FOLLOWING else useful(followed)
-    return tuple(GRIDS[options.grid](options.steps, *ends(options, its), followed))
-
-
-def ends(options: DiffusionOptions, own: tuple[float, float]) -> tuple[float, float]:
-    """The smallest and the largest noise level: those asked for, else these of the schedule's."""
-    low, high = options.sigma_min or own[0], options.sigma_max or own[1]
-    if not low < high:
-        raise WrongUse(
-            f"the smallest noise level, {low:g}, must be below the largest, {high:g}",
-            f"the schedule's own are {own[0]:g} and {own[1]:g}",
-        )
-    return low, high
-
-
-@dataclass(frozen=True)
-class Sight:
-    """A denoiser under a condition, as samplers call it."""
-
-    denoiser: Denoiser
-    condition: Condition
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """Clean images (B, C, H, W)."""
-        return self.denoiser(x, self.level(x, sigma), self.condition)  # type: ignore[no-any-return]
-
-    def towards(self, x: Tensor, sigma: float, kept: float) -> Tensor:
-        """kept x + (1 - kept) D(x)."""
-        return self.denoiser.towards(x, self.level(x, sigma), self.condition, kept)
-
-    def moments(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """Clean images and the learned variances, 0 to 1."""
-        return self.denoiser.moments(x, self.level(x, sigma), self.condition)
-
-    def level(self, x: Tensor, sigma: float) -> Tensor:
-        """The noise level as (1,), on the images' device."""
-        if torch.compiler.is_compiling() or type(x) is not Tensor:  # a graph holds its constants itself
-            return torch.full((1,), sigma, device=x.device, dtype=x.dtype)
-        return one_level(sigma, x.device, x.dtype)

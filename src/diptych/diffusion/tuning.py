@@ -18,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diptych.diffusion.model import DiffusionModel, Sight, noise_levels
+from diptych.diffusion.levels import noise_levels
+from diptych.diffusion.model import DiffusionModel
 from diptych.diffusion.samplers import SAMPLERS
+from diptych.diffusion.sight import Sight
 from diptych.errors import WrongUse
 from diptych.model import Condition, Noise
 

@@ -7,10 +7,17 @@ import torch
 from torch import Tensor
 
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import Denoiser, EDMDenoiser
+from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, without_labels
 from diptych.diffusion.model import DiffusionOptions
 from diptych.method import Batch, Clock, Loss
-from diptych.methods.denoising import DenoiserMethod, by_size, load_denoiser, unet_for
+from diptych.methods.denoising import (
+    DenoiserMethod,
+    always_labelled,
+    by_size,
+    load_denoiser,
+    share,
+    unet_for,
+)
 from diptych.recipe import Recipe, recipe
 from diptych.saveable import rebuilt
 
@@ -29,15 +36,19 @@ class Consistency(DenoiserMethod):
         P_mean: float = -1.1,
         P_std: float = 2.0,
         huber: float = 0.0,
+        label_dropout: float = 0.0,
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
+        always_labelled(denoiser, label_dropout)
         super().__init__(denoiser, lr=lr, options=options)
+        self.label_dropout = share("label_dropout", label_dropout)
         self.q, self.stages, self.first_stage = q, stages, first_stage
         self.P_mean, self.P_std, self.huber = P_mean, P_std, huber
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """||f(x_t, t) - sg f(x_r, r)|| / (t - r), the same noise in both (equations 9 to 12)."""
         x, condition = batch
+        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
         t = (self.P_mean + self.P_std * torch.randn(x.shape[0], device=x.device)).exp()
         r = self.earlier(t, clock)
         eps = torch.randn_like(x)
@@ -77,6 +88,7 @@ def consistency(
     lr: float = 0.0,
     dropout: float = 0.0,
     checkpointing: bool = False,
+    label_dropout: float = 0.0,
     q: float = 2.0,
     stages: int = 8,
     huber: float = 0.0,
@@ -101,6 +113,9 @@ def consistency(
         Inside residual blocks; the same mask for both noise levels.
     checkpointing
         Compute activations again in the backward pass: a third slower, a fraction of the memory.
+    label_dropout
+        Share of images trained without their label, for edits and guidance, which may ask for none. 0: the
+        model answers to labels alone.
     q
         How fast neighbouring noise levels approach each other: their gap shrinks by 1/q each stage.
     stages
@@ -127,6 +142,7 @@ def consistency(
         stages=stages,
         first_stage=1 if teacher else 0,
         huber=huber,
+        label_dropout=label_dropout,
         options=options,
     )
     return Recipe(method, batch=batch)

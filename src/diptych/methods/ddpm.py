@@ -6,7 +6,7 @@ from diptych.data.images import Images
 from diptych.diffusion.denoiser import ScheduleDenoiser
 from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.objective import uniform_times, weight
-from diptych.diffusion.schedules import ZERO_SNR, schedule
+from diptych.diffusion.schedules import LARGEST, ZERO_SNR, schedule
 from diptych.errors import WrongUse
 from diptych.methods.augmented import TOLD, NonLeaking
 from diptych.methods.denoising import Denoising, by_size, unet_for
@@ -57,7 +57,8 @@ def ddpm(
         The schedule: linear, scaled-linear, cosine, sigmoid, or one of the continuous ones (vp, flow, flow:3
         for large images ...).
     zero_snr
-        The last of the thousand steps is noise alone, which helps very dark or bright images; needs x0 or v.
+        The last of the thousand steps is noise alone, which helps very dark or bright images; needs a target
+        other than eps.
         The same as --betas linear:zero-snr.
     target
         What the network predicts: eps, x0, v or flow.
@@ -75,8 +76,11 @@ def ddpm(
     )
     name = f"{betas.removesuffix(f':{ZERO_SNR}')}:{ZERO_SNR}" if zero_snr else betas
     followed = schedule(name)
-    if name.endswith(ZERO_SNR) and target in ("eps", "flow"):
-        raise WrongUse(f"{target} says nothing of an image where there is only noise", "add --target v")
+    if target == "eps" and followed.ends()[1] > LARGEST / 2:
+        raise WrongUse(
+            f"{name} ends at noise alone, where eps says nothing of an image",
+            "add --target v, or x0, or flow",
+        )
     denoiser = ScheduleDenoiser(network, followed, target, told="level")
     method = Denoising(
         denoiser,

@@ -119,8 +119,8 @@ class Denoising(DenoiserMethod):
 
 def always_labelled(denoiser: Denoiser, label_dropout: float) -> None:
     """Marks a denoiser whose labels are never dropped: it must not be asked for none."""
-    if label_dropout == 0 and (denoiser.classes or denoiser.attributes):
-        change(denoiser, unlabelled=False)
+    if denoiser.classes or denoiser.attributes:
+        change(denoiser, unlabelled=label_dropout > 0)
 
 
 def share(name: str, value: float) -> float:
@@ -170,12 +170,14 @@ def by_size(data: Images, width: int, blocks: int, lr: float) -> tuple[int, int,
     return width, blocks or (1 if small else 2), lr or 0.064 / width
 
 
-def load_denoiser(run: str, data: Images) -> Denoiser:
+def load_denoiser(run: str, data: Images) -> NetworkDenoiser:
     """The averaged denoiser of another run, for the same kind of images, to be trained further.
 
     Raises WrongUse where it does not fit.
     """
-    return load_teacher(run, data).denoiser.requires_grad_(True)
+    denoiser = load_teacher(run, data).denoiser.requires_grad_(True)
+    assert isinstance(denoiser, NetworkDenoiser)  # as all are that a run is made of
+    return denoiser
 
 
 def load_teacher(run: str, data: Images) -> DiffusionModel:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import Denoiser, ScheduleDenoiser, each
+from diptych.diffusion.denoiser import NetworkDenoiser, ScheduleDenoiser, each, without_labels
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import logit_normal_times, uniform, uniform_times
 from diptych.diffusion.samplers import SAMPLERS
@@ -23,10 +23,19 @@ from diptych.diffusion.schedules import Flow
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Condition, Loss, Phase
 from diptych.methods.augmented import TOLD, NonLeaking
-from diptych.methods.denoising import DenoiserMethod, Denoising, by_size, load_denoiser, unet_for
+from diptych.methods.denoising import (
+    DenoiserMethod,
+    Denoising,
+    always_labelled,
+    by_size,
+    load_denoiser,
+    share,
+    unet_for,
+)
 from diptych.model import Noise
 from diptych.recipe import Recipe, recipe
 from diptych.runs import load_model, open_run
+from diptych.saveable import rebuilt
 
 log = logging.getLogger("diptych")
 
@@ -42,17 +51,25 @@ class Pairs(NamedTuple):
 class Reflow(DenoiserMethod):
     """Learns the straight lines between a teacher's noises and its images (Liu et al., 2022, section 2.2).
 
-    couple: makes the pairs, a function of the teacher; asked once a training begins.
+    couple: makes the pairs, a function of the teacher; asked once a training begins. label_dropout: share of
+    pairs trained without their label.
     """
 
     pairs: Pairs  # no buffers: they are large, hold still, and are made again where a training is resumed
 
     def __init__(
-        self, denoiser: Denoiser, couple: Callable[[], Pairs], *, lr: float, options: DiffusionOptions
+        self,
+        denoiser: NetworkDenoiser,
+        couple: Callable[[], Pairs],
+        *,
+        lr: float,
+        label_dropout: float = 0.1,
+        options: DiffusionOptions,
     ) -> None:
+        always_labelled(denoiser, label_dropout)
         super().__init__(denoiser, lr=lr, options=options)
-        self.couple = couple
-        self.levels = uniform_times(Flow())
+        self.couple, self.label_dropout = couple, share("label_dropout", label_dropout)
+        self.levels, self.c_out, self.ends = uniform_times(Flow()), denoiser.c_out, denoiser.schedule.ends()
 
     def phases(self) -> Sequence[Phase]:
         """One; and from here on the pairs lie on the method's device."""
@@ -61,16 +78,20 @@ class Reflow(DenoiserMethod):
         return super().phases()
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
-        """|v(x_s, s) - (noise - image)|^2 along x_s = (1 - s) image + s noise; the data are the teacher's."""
+        """|v(x_s, s) - (noise - image)|^2 along x_s = (1 - s) image + s noise; the data are the teacher's.
+
+        Of a network that predicts something else, that error: the same straight lines are best for it.
+        """
         n, device = batch.image.shape[0], batch.image.device
         drawn = torch.randint(len(self.pairs.image), (n,), device=device)
         x, eps, label = (values[drawn] for values in self.pairs)
-        sigma = self.levels(n, device)
+        sigma = self.levels(n, device).clamp(*self.ends)  # sampling never meets others
         known = self.denoiser.classes or self.denoiser.attributes
         condition = Condition(label=label if known else None)
+        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
         error = (self.denoiser(x + each(sigma) * eps, sigma, condition) - x).square()
-        velocity = each((1 + sigma) / sigma).square() * error  # v = (x_s - x) / s
-        return velocity.mean(), {"mse": error.detach().mean()}
+        weighted = each(uniform(sigma, self.c_out(sigma))) * error
+        return weighted.mean(), {"mse": error.detach().mean()}
 
 
 @torch.no_grad()
@@ -189,10 +210,11 @@ def flow(
     if reflow:
         if augment:
             raise WrongUse("pairs of a noise and its image cannot be augmented", "--reflow without --augment")
-        denoiser = load_denoiser(reflow, data)
+        denoiser = rebuilt(load_denoiser(reflow, data), jumps=False)
         written = (open_run(reflow).path / "model.safetensors").stat().st_mtime
         couple = partial(coupled_of, reflow, written, pairs)
-        return Recipe(Reflow(denoiser, couple, lr=lr / 4, options=options), batch=batch)
+        straighter = Reflow(denoiser, couple, lr=lr / 4, label_dropout=label_dropout, options=options)
+        return Recipe(straighter, batch=batch)
     told = TOLD if augment else 0
     network = unet_for(
         data, width=width, blocks=blocks, dropout=dropout, checkpointing=checkpointing, augments=told

@@ -5,10 +5,19 @@ Almost every edit is a denoiser around a denoiser, a start and a range of noise 
 
 from __future__ import annotations
 
-from diptych.diffusion.editing.edit import Edit, device_of, diffusion_of
+from diptych.diffusion.editing.edit import Edit, check_guidance, device_of, diffusion_of
 from diptych.diffusion.editing.inpaint import Inpaint, InpaintOptions
-from diptych.diffusion.editing.interpolate import interpolate, invert, slerp
-from diptych.diffusion.editing.operators import Bicubic, Blur, Grey, Masked, Operator, Pooling, Product
+from diptych.diffusion.editing.interpolate import check_heard, interpolate, invert, slerp
+from diptych.diffusion.editing.operators import (
+    Bicubic,
+    Blur,
+    Grey,
+    Masked,
+    Operator,
+    Pooling,
+    Product,
+    named_operator,
+)
 from diptych.diffusion.editing.outpaint import Outpaint
 from diptych.diffusion.editing.regions import Regional, Regions, RegionsOptions
 from diptych.diffusion.editing.restore import Colour, ColourOptions, Restore, RestoreOptions
@@ -37,10 +46,13 @@ __all__ = [
     "Vary",
     "VaryOptions",
     "Windows",
+    "check_guidance",
+    "check_heard",
     "device_of",
     "diffusion_of",
     "interpolate",
     "invert",
+    "named_operator",
     "slerp",
     "wide",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser
-from diptych.diffusion.model import DiffusionModel
+from diptych.diffusion.model import OF_GUIDANCE, DiffusionModel, DiffusionOptions
 from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise, takes_after
 
@@ -59,6 +60,22 @@ def diffusion_of(model: Model) -> DiffusionModel:
             "edit with a diffusion model: a run of edm, ddpm or flow, say",
         )
     return model
+
+
+def check_guidance(model: DiffusionModel, asked: Mapping[str, Any], labelled: bool) -> None:
+    """Raises WrongUse where the options asked for are of a guidance that leads nowhere without a label.
+
+    A run's own guidance may: only what is asked for is expected to do something.
+    """
+    if labelled or not (model.guide is None or model.guide.needs_label):
+        return
+    usual = {"guidance": model.neutral} | {name: getattr(DiffusionOptions(), name) for name in OF_GUIDANCE}
+    idle = [name for name, value in usual.items() if asked.get(name) not in (None, value)]
+    if idle:
+        raise WrongUse(
+            f"{', '.join(idle)} {'means' if len(idle) == 1 else 'mean'} nothing without a label",
+            "say what to be guided to: a label (--label 3), or labels where an edit has several",
+        )
 
 
 def device_of(model: Model) -> torch.device:

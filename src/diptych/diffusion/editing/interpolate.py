@@ -3,19 +3,35 @@ arXiv:2010.02502, section 4.3), across a great circle (slerp), and down again.""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser
 from diptych.diffusion.editing.edit import described, diffusion_of
-from diptych.diffusion.editing.regions import Regional
-from diptych.diffusion.model import DiffusionModel, Sight
+from diptych.diffusion.editing.regions import Regional, check_labels
+from diptych.diffusion.model import OF_GUIDANCE, DiffusionModel, DiffusionOptions
 from diptych.diffusion.samplers.grids import HIGHEST, LOWEST, karras
 from diptych.diffusion.samplers.heun import heun
+from diptych.diffusion.sight import Sight
 from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise
 
 SILENT = Noise(())
+# the options that change what the ODE is or where it ends; the others are of samplers, and none is asked
+HEARD = frozenset({"guidance", *OF_GUIDANCE, "compose", "threshold", "sigma_min", "sigma_max"})
+UNHEARD = frozenset(f.name for f in fields(DiffusionOptions)) - HEARD
+
+
+def check_heard(names: Iterable[str]) -> None:
+    """Raises WrongUse for an option of the model that says nothing to an interpolation."""
+    if idle := sorted(UNHEARD & set(names)):
+        raise WrongUse(
+            f"{', '.join(idle)} {'means' if len(idle) == 1 else 'mean'} nothing to an interpolation",
+            "Heun's method follows the ODE, in as many steps as steps (--inversion-steps) says",
+        )
 
 
 def invert(model: Model, image: Tensor, condition: Condition = Condition(), steps: int = 50) -> Tensor:
@@ -49,26 +65,34 @@ def interpolate(
     labels: tuple[int, int] | None = None,
     steps: int = 50,
     latents: bool = False,
+    batch: int = 64,
 ) -> Tensor:
     """Images (frames, C, H, W) from `one` to `other`, (C, H, W) each, the two included.
 
     labels: of the two; on the way the clean images of both are mixed. latents: the two are noise already.
+    batch: how many frames go down at once.
     """
     model = diffusion_of(model)
     if frames < 2:
         raise WrongUse(f"from one image to another there are at least 2 frames, not {frames}")
+    if batch < 1:
+        raise WrongUse(f"batch must be at least 1, not {batch}")
     pair = torch.stack([one, other])
     if labels is not None:
-        Regional(model.denoiser, labels, torch.ones(1))  # raises where the labels cannot be meant
+        check_labels(model, labels)
     told = Condition(label=None if labels is None else torch.tensor(labels, device=pair.device))
     ends = pair if latents else invert(model, pair, told, steps)
     along = torch.linspace(0, 1, frames, device=pair.device)
-    latent = slerp(ends[:1], ends[1:], along)
-    if labels is None or labels[0] == labels[1]:
-        told = Condition(label=None if told.label is None else told.label[:1].expand(frames))
-        return back(model, latent, told, steps)
-    shares = torch.stack([1 - along, along], 1)[:, :, None, None]
-    return back(model, latent, Condition(), steps, Regional(model.guided(), labels, shares))
+
+    def between(share: Tensor) -> Tensor:
+        latent = slerp(ends[:1], ends[1:], share)
+        if labels is None or labels[0] == labels[1]:
+            one_told = None if told.label is None else told.label[:1].expand(len(share))
+            return back(model, latent, Condition(label=one_told), steps)
+        shares = torch.stack([1 - share, share], 1)[:, :, None, None]
+        return back(model, latent, Condition(), steps, Regional(model.guided(), labels, shares))
+
+    return torch.cat([between(share) for share in torch.split(along, batch)])
 
 
 def slerp(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
@@ -87,6 +111,11 @@ def levels(model: DiffusionModel, steps: int) -> list[float]:
     """The noise levels between which images and noise are the same thing: falling, the last of them 0."""
     if steps < 2:
         raise WrongUse(f"an inversion needs at least 2 steps, not {steps}", "50 are usual")
+    if model.denoiser.jumps:
+        raise WrongUse(
+            "a consistency model jumps to an image, and no path leads back to its noise",
+            "interpolate with the model that it was made from",
+        )
     low, high = model.denoiser.schedule.ends()
     options = model.options
     return karras(steps, options.sigma_min or max(low, LOWEST), options.sigma_max or min(high, HIGHEST))

@@ -18,8 +18,9 @@ from torch import Tensor
 from diptych.diffusion.denoiser import Denoiser, Wrapper, each
 from diptych.diffusion.editing.edit import start
 from diptych.diffusion.editing.operators import Gain, Operator
-from diptych.diffusion.model import DiffusionModel, Sight
+from diptych.diffusion.model import DiffusionModel
 from diptych.diffusion.samplers.grids import HIGHEST
+from diptych.diffusion.sight import Sight
 from diptych.errors import WrongUse, did_you_mean
 from diptych.model import Condition, Noise
 
@@ -75,23 +76,43 @@ class PseudoinverseGuided(Wrapper):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,)."""
-        slope, level = Slope(self.denoiser, x, sigma, condition), each(sigma).square()
+        return self.led(Slope(self.denoiser, x, sigma, condition), sigma)
+
+    def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """The clean image that is led, and the denoiser's learned variance."""
+        slope = Slope(self.denoiser, x, sigma, condition, learned=True)
+        return self.led(slope, sigma), slope.fraction
+
+    def led(self, slope: Slope, sigma: Tensor) -> Tensor:
+        """The clean image, moved to where the measurement is likelier."""
+        level = each(sigma).square()
         unknown = self.deviation**2 * level / (self.deviation**2 + level)
         missing: Tensor = self.measured - self.operator(slope.clean)
         pull = self.operator.back(missing, lambda s: s / (unknown * s.square() + self.noise**2))
         back = torch.where(each(sigma) > self.drowned, unknown * pull, level * slope.back(pull))
-        led: Tensor = slope.clean + back
-        return led
+        return slope.clean + back
 
 
 class Slope:
-    """A denoiser's clean image, and products with its slope, whether or not the caller keeps gradients."""
+    """A denoiser's clean image, and products with its slope, whether or not the caller keeps gradients.
 
-    def __init__(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, condition: Condition) -> None:
+    learned: also its learned variance, `fraction`, of the same call.
+    """
+
+    fraction: Tensor
+    _clean: Tensor
+
+    def __init__(
+        self, denoiser: Denoiser, x: Tensor, sigma: Tensor, condition: Condition, learned: bool = False
+    ) -> None:
         with torch.inference_mode(False), torch.enable_grad():
             copied = condition.map(lambda part: part.clone() if isinstance(part, Tensor) else part)
             self._x = x.detach().clone().requires_grad_(True)
-            self._clean: Tensor = denoiser(self._x, sigma.clone(), copied)
+            if learned:
+                self._clean, fraction = denoiser.moments(self._x, sigma.clone(), copied)
+                self.fraction = fraction.detach()
+            else:
+                self._clean = denoiser(self._x, sigma.clone(), copied)
         self.clean = self._clean.detach()
 
     def back(self, pull: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ decomposition of an image-sized matrix is three small ones.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -13,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import WrongUse
+from diptych.errors import WrongUse, did_you_mean
 from diptych.saveable import saveable
 
 Gain = Callable[[Tensor], Tensor]  # of each singular value, at 0 too
 Shape = tuple[int, int, int]
+NAMES = ("superres", "bicubic", "blur", "grey", "noise")
 CUT = 0.03  # of the largest: smaller singular values count as 0, or 8-bit rounding would drown the image
 
 
@@ -172,6 +174,35 @@ class Product(Separable):
             raise WrongUse(f"the second operator reads {second.image_shape}, not {first.measured_shape}")
         c, h, w = (second.get_buffer(f"A_{axis}") @ first.get_buffer(f"A_{axis}") for axis in "chw")
         super().__init__(first.image_shape, (c, h, w))
+
+
+def named_operator(text: str, shape: Shape) -> tuple[Operator, float]:
+    """The operator that "superres:4" or the like names, for images of this shape, and its noise."""
+    name, _, value = text.partition(":")
+    if name not in NAMES:
+        raise WrongUse(f"there is no operator called {name}", did_you_mean(name, list(NAMES)))
+    if name == "grey":
+        return Grey(shape), 0.0
+    try:
+        amount = float(value)
+    except ValueError:
+        amount = math.nan
+    if not math.isfinite(amount):
+        raise WrongUse(f"{text!r} does not say how much", "superres:4, bicubic:2, blur:2.0 or noise:0.2")
+    if name == "blur":
+        return Blur(shape, amount), 0.0
+    if name == "noise":
+        if not amount > 0:
+            raise WrongUse(f"noise {value} must be positive", "white - black is 2: noise:0.2 is a tenth")
+        return Masked(shape), amount
+    height, width = shape[1:]
+    if amount < 2 or amount % 1 or height % amount or width % amount:
+        raise WrongUse(
+            f"{height}x{width} pixels cannot be made {value} times smaller",
+            f"a whole number from 2 on that divides {height} and {width}",
+        )
+    kind = Pooling if name == "superres" else Bicubic
+    return kind(shape, height // int(amount), width // int(amount)), 0.0
 
 
 def gaussian(n: int, deviation: float) -> Tensor:

@@ -3,6 +3,7 @@ asked for (MultiDiffusion's regions, Bar-Tal et al., 2023, arXiv:2302.08113, sec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from diptych.diffusion.denoiser import Denoiser, Wrapper, never_unlabelled
 from diptych.diffusion.editing.edit import Edit, label_only, start
 from diptych.diffusion.editing.operators import gaussian
+from diptych.diffusion.model import DiffusionModel
 from diptych.errors import WrongUse
 from diptych.model import Condition, Model, Noise
 from diptych.saveable import saveable
@@ -26,7 +28,7 @@ class Regional(Wrapper):
     def __init__(self, denoiser: Denoiser, labels: Sequence[int], shares: Tensor) -> None:
         super().__init__(denoiser)
         if not denoiser.classes:
-            raise WrongUse("regions are told apart by labels, and this model knows none")
+            raise WrongUse("regions are told apart by labels, and this model knows no classes")
         odd = [label for label in labels if not 0 <= label <= denoiser.classes]
         if odd or not labels:
             named = f"label {odd[0]} is" if len(odd) == 1 else f"labels {', '.join(map(str, odd))} are"
@@ -60,6 +62,19 @@ class Regional(Wrapper):
         return mixed
 
 
+def check_labels(model: DiffusionModel, labels: Sequence[int]) -> None:
+    """Raises WrongUse where these labels cannot be meant side by side, the model's options as they are."""
+    denoiser, options = model.guided(), model.options
+    if options.compose:
+        raise WrongUse(
+            f"the composed classes {options.compose} would take the place of the labels",
+            "leave --compose out (--compose '' where it is the run's own), or the labels",
+        )
+    if model.classes and not denoiser.classes:
+        raise WrongUse(f"at guidance {options.guidance:g} this model hears no label", "--guidance 1, say")
+    Regional(denoiser, labels, torch.ones(1))
+
+
 @saveable
 @dataclass(frozen=True)
 class RegionsOptions:
@@ -68,8 +83,11 @@ class RegionsOptions:
     feather: float = 1.0  # deviation in pixels over which one label passes into the next; 0: a hard edge
 
     def __post_init__(self) -> None:
-        if self.feather < 0:
-            raise WrongUse(f"feather {self.feather} must not be negative")
+        if not 0 <= self.feather < math.inf:
+            raise WrongUse(
+                f"feather {self.feather} must be finite and not negative",
+                "it counts pixels; 0 is a hard edge",
+            )
 
 
 @saveable
@@ -85,7 +103,7 @@ class Regions(Edit):
         self, model: Model, labels: Sequence[int], options: RegionsOptions = RegionsOptions()
     ) -> None:
         super().__init__(model, options)
-        Regional(self.model.denoiser, labels, torch.ones(1))  # raises where the labels cannot be meant
+        check_labels(self.model, labels)
         self.labels = tuple(labels)
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,7 +21,7 @@ class RestoreOptions:
     """How the measurement enters; see diptych.diffusion.editing.inverse."""
 
     method: str = "ddnm"  # cheapest; "pigdm" and "dps" take a gradient through the network at each step
-    noise: float = 0.0  # deviation of the measurement's own noise, in units where white - black is 2
+    noise: float = 0.0  # deviation of the measurement's own noise, where white - black is 2; not for dps
     deviation: float = 0.5  # of images in [-1, 1], for pigdm
     scale: float = 1.0  # of dps: the length of its steps
 
@@ -29,10 +30,17 @@ class RestoreOptions:
             raise WrongUse(
                 f"there is no method called {self.method}", did_you_mean(self.method, list(METHODS))
             )
-        if self.noise < 0 or self.scale < 0 or not self.deviation > 0:
+        inside = self.noise >= 0 and self.scale >= 0 and self.deviation > 0
+        if not inside or not all(map(math.isfinite, (self.noise, self.scale, self.deviation))):
             raise WrongUse(
                 f"noise {self.noise} and scale {self.scale} must not be negative, "
-                f"deviation {self.deviation} must be positive"
+                f"deviation {self.deviation} must be positive, and all of them finite",
+                "0, 1 and 0.5 are usual, for pixels from -1 to 1",
+            )
+        if self.method == "dps" and self.noise:
+            raise WrongUse(
+                f"dps does not hear how noisy the measurement is: noise {self.noise:g} means nothing to it",
+                "ddnm and pigdm do: take one of them, or leave it at 0",
             )
 
 
@@ -80,8 +88,11 @@ class ColourOptions:
     above: float = 0.0  # the noise level below which the image may drift from them
 
     def __post_init__(self) -> None:
-        if self.cells < 1 or self.above < 0:
-            raise WrongUse(f"cells {self.cells} must be at least 1 and above {self.above} not negative")
+        if self.cells < 1 or not 0 <= self.above < math.inf:
+            raise WrongUse(
+                f"cells {self.cells} must be at least 1, and above {self.above} finite and not negative",
+                "4 and 0 are usual: above is a noise level",
+            )
 
 
 @saveable

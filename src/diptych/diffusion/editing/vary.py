@@ -42,6 +42,7 @@ class Vary(Edit):
 
     def __init__(self, model: Model, options: VaryOptions = VaryOptions()) -> None:
         super().__init__(model, options)
+        self.levels()  # raises where there is no such share of the steps
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]."""
@@ -60,8 +61,18 @@ class Vary(Edit):
         return torch.where(keep, image, self.model.walk(x, sigmas, noise, label_only(condition), led))
 
     def levels(self) -> tuple[float, ...]:
-        """The last of the model's noise levels, as many as the strength asks for (one step at least)."""
+        """The last of the model's noise levels, as many as the strength asks for.
+
+        Between 0 and 1 neither none nor all of the steps are done. Raises WrongUse where there is but one.
+        """
         sigmas, strength = tuple(self.model.sigmas), self.options.strength
         steps = len(sigmas) - 1
-        done = max(1, round(strength * steps)) if strength > 0 else 0
+        if strength in (0, 1):
+            return sigmas[-1:] if strength == 0 else sigmas
+        if steps == 1:
+            raise WrongUse(
+                f"strength {strength:g} of 1 step is none or all of it: the image itself, or a new one",
+                "more steps: --steps 4, say",
+            )
+        done = min(max(1, round(strength * steps)), steps - 1)
         return sigmas[steps - done :]

@@ -94,7 +94,8 @@ class WindowsGuide(Guide):
 
     def __init__(self, guide: Guide) -> None:
         super().__init__()
-        self.guide, self.neutral, self.composes = guide, guide.neutral, guide.composes
+        self.guide, self.neutral = guide, guide.neutral
+        self.composes, self.needs_label = guide.composes, guide.needs_label
 
     def around(self, denoiser: Denoiser, strength: Strength) -> Denoiser:
         """The same windows around the denoiser, led."""

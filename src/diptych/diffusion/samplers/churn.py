@@ -26,12 +26,14 @@ def edm_stochastic(
     S_tmin: float = 0.05,
     S_tmax: float = 50.0,
     S_noise: float = 1.003,
+    whole: Sequence[float] = (),
 ) -> Tensor:
     """EDM's stochastic sampler (Karras et al., 2022, arXiv:2206.00364, algorithm 2, its values for ImageNet).
 
-    churn: S_churn, how much noise is renewed in all; S_tmin, S_tmax: where; S_noise: its deviation.
+    churn: S_churn, how much noise is renewed in all; S_tmin, S_tmax: where; S_noise: its deviation; whole:
+    the levels of which `sigmas` is a stretch, where it is not all.
     """
-    gamma = min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
+    gamma = min(churn / (len(whole or sigmas) - 1), math.sqrt(2) - 1)
     for sigma, following in pairwise(sigmas):
         higher = sigma * (1 + gamma) if S_tmin <= sigma <= S_tmax else sigma
         x = renoised(x, noise, S_noise * math.sqrt(higher**2 - sigma**2))
@@ -50,17 +52,19 @@ def restart(
     restart_steps: int = 3,
     restart_low: float = 0.06,
     restart_high: float = 0.3,
+    whole: Sequence[float] = (),
 ) -> Tensor:
     """Restart (Xu et al., 2023, arXiv:2306.14878, algorithm 1): Heun, and at one level back up, some times.
 
     restarts: how often (K); restart_steps: levels of each way down, both ends counted; restart_low, high:
-    the levels between which it goes back and forth; the lower one is the nearest of `sigmas`.
+    the levels between which it goes back and forth; the lower one is the nearest of `whole`, the levels of
+    which `sigmas` is a stretch, where it is not all.
     """
     if restarts < 0 or restart_steps < 2 or not 0 < restart_low < restart_high:
         raise WrongUse(
             "restart needs restarts >= 0, restart_steps >= 2 and levels 0 < restart_low < restart_high"
         )
-    inner = [sigma for sigma in sigmas[1:] if 0 < sigma < restart_high]
+    inner = [sigma for sigma in (whole or sigmas)[1:] if 0 < sigma < restart_high]
     low = min(inner, key=lambda sigma: abs(math.log(sigma / restart_low)), default=0.0)
     again = karras(restart_steps, low, restart_high)[:-1] if low else []
     for sigma, following in pairwise(sigmas):

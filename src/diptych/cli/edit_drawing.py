@@ -1,0 +1,106 @@
+"""What every `diptych edit` of a diffusion model shares: which images, and where to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from diptych.cli.common import OUTPUT, Json, numbers, say_on_stderr, show, values, with_options
+from diptych.cli.sample import SHEETS, is_folder, leave, spare
+from diptych.errors import WrongUse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sources = Sequence[Path | str | int | None]
+FIT = "How an image of another size or of more colours is brought to the model's; else it is an error."
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Drawing:
+    """What to draw and where to put it."""
+
+    out: Annotated[
+        Path,
+        Parameter(group=OUTPUT, help="A picture (.png) for one sheet, .npz for an array, else a folder."),
+    ]
+    seeds: Annotated[
+        str | None, Parameter(help="0-3 or 1,5,9: the same seed is the same image. By default 0-3.")
+    ] = None
+    label: Annotated[int | None, Parameter(help="A class; else any.")] = None
+    attributes: Annotated[
+        str | None, Parameter(help="Continuous labels, 0.3,1.7 or x=0.3,y=1.7; else any.")
+    ] = None
+    fit: Annotated[Literal["crop", "pad", "stretch"] | None, Parameter(help=FIT)] = None
+    batch: Annotated[int, Parameter(help="Images made at once; changes nothing but speed and memory.")] = 16
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto"
+    as_json: Json = False
+
+    def start(
+        self,
+        run: Path,
+        options: dict[str, str],
+        *without: str,
+        reads: Sources = (),
+        labelled: bool = False,
+        frames: int = 0,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The run's model with its options, and the arguments that functions of `diptych.edit` share.
+
+        without: flags that mean nothing here; reads: pictures that must not be written over; labelled:
+        whether the edit has labels of its own; frames: how many images there will be, where seeds do not say.
+        """
+        from diptych.device import keep_buffers
+        from diptych.diffusion.editing import check_guidance, diffusion_of
+        from diptych.runs import load_model
+
+        say_on_stderr()
+        keep_buffers()
+        seeds = numbers(self.seeds or "0-3")
+        self.check_out(range(frames) if frames else seeds, reads)
+        found, changes = with_options(diffusion_of(load_model(run, self.device)), options)
+        model = diffusion_of(found)
+        label: Any = self.label
+        if self.attributes is not None:
+            label = values(self.attributes, model.attribute_names)
+        for name, given in {"label": label, "fit": self.fit, "seeds": self.seeds}.items():
+            if name in without and given is not None:
+                raise WrongUse(f"--{name} means nothing to this edit", "leave it out")
+        check_guidance(model, changes, labelled or label is not None)
+        shared = {"label": label, "fit": self.fit, "batch": self.batch, "seeds": seeds}
+        return model, {name: value for name, value in shared.items() if name not in without}
+
+    def check_out(self, names: Sequence[int], reads: Sources) -> None:
+        """Raises WrongUse for a suffix that means nothing, and for a picture that is read: before images are
+        drawn for it."""
+        if not is_folder(self.out) and self.out.suffix.lower() not in (*SHEETS, ".npz"):
+            raise WrongUse(
+                f"--out {self.out}: there is no way to write {self.out.suffix}",
+                f"{', '.join(SHEETS)} for a sheet, .npz for an array, no suffix for a folder",
+            )
+        files = [self.out / f"{name:06d}.png" for name in names] if is_folder(self.out) else [self.out]
+        spare(files, [source for source in reads if not isinstance(source, int)])
+
+    def finish(self, edit: str, images: Tensor, **done: Any) -> None:
+        """Writes the images and says so. Frames of an interpolation stand in one row."""
+        from diptych import pictures
+
+        if edit != "interpolate":
+            leave(images, numbers(self.seeds or "0-3"), self.out)
+        elif is_folder(self.out) or self.out.suffix.lower() == ".npz":
+            leave(images, range(len(images)), self.out)
+        else:
+            pictures.save(pictures.sheet(images, columns=len(images)), self.out)
+        if not self.as_json:
+            print(self.out)
+            return
+        told = {k: str(v) if isinstance(v, Path) else v for k, v in done.items() if v is not None}
+        show(
+            {"edit": edit, "out": str(self.out), "images": len(images), "shape": list(images.shape[1:])}
+            | told
+        )
