@@ -22,7 +22,9 @@ from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.style import StyleModel
 from diptych.cli import run as command
+from diptych.convert import stylegan
 from diptych.convert import tensors as held
+from diptych.convert.contents import Network
 from diptych.convert.official import Converted, convert, save
 from diptych.errors import RunError
 from diptych.model import Condition
@@ -206,6 +208,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "another activation": ({"synthesis_kwargs": {**SIZED, "activation": "relu"}}, "activation=relu"),
+    "another activation of the mapping": ({"mapping_kwargs": {"activation": "relu"}}, "activation=relu"),
+    "an unknown argument of the mapping": ({"mapping_kwargs": {"nonsense": 7}}, "nonsense=7"),
+    "a mapping's rate of another kind": ({"mapping_kwargs": {"lr_multiplier": "fast"}}, "lr_multiplier=fast"),
     "an unknown argument": ({"synthesis_kwargs": {**SIZED, "attention": True}}, "attention=True"),
     "an odd size": ({"img_resolution": 24}, "power of two"),
     "an endless size": ({"img_resolution": 2**40}, "img_resolution"),
@@ -227,6 +232,41 @@ def test_options_that_are_not_known_are_named(wrong: tuple[dict[str, Any], str],
     with pytest.raises(ConvertError, match=wrong[1]) as caught:
         convert(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_mapping_is_read_as_it_was_made(tmp_path: Path) -> None:
+    """What tensors tell is left to them; the learning rate is in the scale of the weights."""
+    tensors, arguments, _ = two(0)
+    path = tmp_path / "network.pkl"
+    told = {"num_layers": 3, "embed_features": None, "layer_features": 24, "activation": "lrelu"}
+    told |= {"w_avg_beta": 0.99}
+    made = [
+        convert(snapshot(path, tensors, {**arguments, "mapping_kwargs": kwargs})).model.state_dict()
+        for kwargs in ({}, told, {**told, "lr_multiplier": 0.1})
+    ]
+    for name, tensor in made[0].items():
+        assert torch.equal(made[1][name], tensor)
+        times = 10 if "mapping.stack" in name else 1
+        torch.testing.assert_close(made[2][name], times * tensor)
+    gain = {"z_dim": 16, "mapping.fc0.bias_gain": 0.01}
+    with official.named():
+        network = official.network(
+            "Generator", tensors, {**arguments, "mapping_kwargs": {"lr_multiplier": 0.1}}, gain
+        )
+        path.write_bytes(official.written({"G_ema": network}))
+    with pytest.raises(ConvertError, match=r"lr_multiplier=0\.1, and its mapping has 0\.01"):
+        convert(path)
+
+
+def test_an_alias_free_mapping_is_read_too(tmp_path: Path) -> None:
+    tensors, arguments, _ = three(0)
+    path = tmp_path / "network.pkl"
+    with pytest.raises(ConvertError, match="activation=relu"):
+        convert(snapshot(path, tensors, {**arguments, "mapping_kwargs": {"activation": "relu"}}))
+    convert(snapshot(path, tensors, {**arguments, "mapping_kwargs": {"num_layers": 2}}))
+    given = {"img_resolution": 16, "mapping_kwargs": {"activation": "relu"}}
+    with pytest.raises(ConvertError, match="activation=relu"):  # so is a critic's
+        stylegan.critic(Network("Discriminator", given, {}, {}))
 
 
 def test_tensors_that_do_not_belong_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import official
 from conftest import made_up
@@ -42,7 +43,7 @@ def test_the_command_that_trains_on_gives_the_same_networks(
     assert words[:4] == ["diptych", "train", "r3gan", "DATA"]
     given = dict(zip(words[4::2], words[5::2], strict=True))
     assert given.pop("--init") == str(tmp_path / "run")
-    assert given.pop("--size") == "16"
+    assert (given.pop("--size"), given.pop("--channels")) == ("16", "3")
     data = made_up((3, 16, 16), classes=classes).train
     flags = {name.removeprefix("--"): int(value) for name, value in given.items()}
     recipe = catalog.recipe("r3gan")(data, **flags, batch=4)
@@ -77,3 +78,26 @@ def test_networks_that_no_flags_give_are_said_to_be(
     networks = {"G_ema": official.r3gan(1, [16, 48, 16], 16, 2, 12, 0)}
     said = line_of(tmp_path, capsys, networks)
     assert said.startswith("no flags of r3gan give these networks")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_the_command_names_the_channels_though_there_is_no_critic(
+    channels: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else images would be read in colour, and the layers at the image would begin anew."""
+    tensors, arguments, _ = two(0)
+    for name in [name for name in tensors if ".torgb.weight" in name or ".torgb.bias" in name]:
+        three_colours = tensors[name].detach()
+        tensors[name] = torch.cat([three_colours, three_colours])[:channels].requires_grad_()
+    path = snapshot(tmp_path / "network.pkl", tensors, {**arguments, "img_channels": channels})
+    assert command(["convert", str(path), str(tmp_path / "run")]) == 0
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to train on")]
+    said = said.removeprefix("to train on, with a critic that begins anew: ")
+    if channels == 2:
+        assert said == "no flags of stylegan2 give these networks: no data is read as images of 2 channels"
+        return
+    words = shlex.split(said.partition("  #")[0])
+    assert words[:4] == ["diptych", "train", "stylegan2", "DATA"]
+    given = dict(zip(words[4::2], words[5::2], strict=True))
+    assert given["--channels"] == str(channels)
+    assert given["--size"] == "16"

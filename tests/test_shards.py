@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from conftest import made_up
 from diptych import catalog
-from diptych.errors import WrongUse
+from diptych.errors import RunError, WrongUse
+from diptych.loop import train
 from diptych.method import Batch
-from diptych.shards import Together, count_shards, reseed, split
+from diptych.methods.adversarial import Adversarial
+from diptych.probe import Plan
+from diptych.shards import Together, caveats, count_shards, fewest, reseed, split
 from diptych.training import Settings, Training
 
 
@@ -126,3 +133,75 @@ def test_every_shard_sees_its_own_rows_and_its_own_numbers() -> None:
     object.__setattr__(training.phases[0], "loss", loss)
     training.step()
     assert not torch.equal(*seen)
+
+
+# ------------------------------------------------------------- what compares images
+
+
+def begun(name: str, microbatch: int = 0, shards: int = 0, **arguments: Any) -> Training:
+    """At its first step, with batches of 8."""
+    spec, data = catalog.recipe(name), made_up().train
+    settings = Settings(device="cpu", microbatch=microbatch)
+    return Training(spec(data, **{**spec.small, **arguments}), data, 1000, settings, shards)
+
+
+@pytest.mark.parametrize("name", ["pggan", "stylegan2", "stylegan3"])
+def test_shards_that_minibatch_deviation_cannot_work_in_are_refused(name: str) -> None:
+    for microbatch in (1, 3):
+        with pytest.raises(WrongUse, match="compares 4 images at a time, and a batch of 8 in") as caught:
+            begun(name, microbatch)
+        assert "--microbatch 4 or more" in caught.value.hint
+    assert not begun(name, 4).caveats
+    assert not begun(name, 1, group=1).caveats
+    assert not begun(name, batch=2).caveats  # no microbatch's fault
+
+
+def test_a_run_that_has_begun_goes_on_in_small_shards_with_a_warning() -> None:
+    """On any number of processes."""
+    (said,) = begun("stylegan2", shards=4).caveats
+    assert said.endswith("a batch of 8 in 4 shards shows it 2")
+
+
+def test_the_smallest_microbatch_keeps_together_what_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(nn.Linear(1, 1), nn.Identity())
+    assert fewest(network, 18, 1) == 1
+    network[1].at_once = 4  # type: ignore[assignment]
+    for batch, processes, expected in ((18, 1, 5), (16, 1, 4), (16, 2, 4), (24, 4, 6), (8, 4, 0), (2, 1, 2)):
+        size = fewest(network, batch, processes)
+        assert size == expected
+        if size:
+            shards = count_shards(batch, size, processes)
+            assert batch // shards >= min(4, batch)
+            assert size == batch or batch // count_shards(batch, size - 1, processes) < 4
+    monkeypatch.setattr("diptych.parallel.world", lambda: 4)
+    with pytest.raises(WrongUse, match="in 4 shards shows it 2") as caught:
+        caveats(network, 8, 4, begun=False)
+    assert caught.value.hint.startswith("--batch 16, fewer processes")
+
+
+def test_batch_norms_in_shards_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert not begun("dcgan").caveats
+    assert not begun("edm", 4).caveats
+    spec, settings = catalog.recipe("dcgan"), Settings("16-images", device="cpu", microbatch=4)
+    plan = Plan(16, 1.0, 1.0, 1.0, 1.0, 1.0, 0)
+    with caplog.at_level(logging.WARNING, "diptych"):
+        train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=settings, expected=plan)
+    (said,) = [line for line in caplog.messages if "batch norms" in line]
+    assert "the 4 images of a shard, not the 8 of a batch" in said
+
+
+@pytest.mark.parametrize(("microbatch", "hint"), [(0, "at once: 5, say"), (5, "no fewer images can go")])
+def test_too_little_memory_is_no_reason_to_tear_apart_what_is_compared(
+    microbatch: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(self: Adversarial, batch: Batch, clock: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Adversarial, "generator_loss", greedy)
+    spec = catalog.recipe("stylegan2")
+    settings = Settings("16-images", device="cpu", microbatch=microbatch)
+    given = {**spec.small, "group": 4, "batch": 9}  # in halves, not in three
+    plan = Plan(16, 1.0, 1.0, 1.0, 1.0, 1.0, 0)
+    with pytest.raises(RunError, match="more memory than there is") as caught:
+        train(spec, made_up(), tmp_path / "run", arguments=given, settings=settings, expected=plan)
+    assert hint in caught.value.hint

@@ -19,7 +19,7 @@ from diptych import catalog, loop
 from diptych.budget import Budget
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
-from diptych.files import read_tensors, write_json
+from diptych.files import read_state, read_tensors, write_json
 from diptych.flops import FlopCounter
 from diptych.loop import describe, plan, train
 from diptych.method import Batch, Clock, Loss, Method, adam, constant, warmup_cosine
@@ -139,6 +139,45 @@ def test_force_goes_on_with_new_arguments(tmp_path: Path) -> None:
     (forced,) = again.recipe["forced"]
     assert forced["after_images"] == 48
     assert "48-images, now 96-images" in forced["changes"][0]
+
+
+def test_a_learning_rate_that_is_forced_is_the_one_that_trains(tmp_path: Path) -> None:
+    loud, quiet = ({**GAN.small, "lr": lr} for lr in (1e-2, 1e-6))
+    run = train(GAN, made_up(), tmp_path / "run", arguments=loud, settings=SETTINGS)
+    before = read_state(newest(run))
+    longer = replace(SETTINGS, budget="96-images")
+    train(GAN, made_up(), run.path, arguments=quiet, settings=longer, force=True)
+    after = read_state(newest(run))
+    assert run.recipe["arguments"]["lr"] == 1e-6
+    assert {g["peak_lr"] for o in before["optimizers"] for g in o["param_groups"]} == {1e-2}
+    assert {g["peak_lr"] for o in after["optimizers"] for g in o["param_groups"]} == {1e-6}
+    for key, weight in before["method"].items():
+        if weight.is_floating_point():
+            torch.testing.assert_close(after["method"][key], weight, rtol=0, atol=1e-4)
+
+
+def test_optimizers_are_the_recipes_own_after_a_resume_and_else_as_they_were() -> None:
+    """r1_every changes rates and decays of StyleGAN2's critic; EDM's rate follows a schedule."""
+
+    def begun(name: str, **arguments: Any) -> Training:
+        spec, data = catalog.recipe(name), made_up().train
+        return Training(spec(data, **{**spec.small, **arguments}), data, 1000, Settings(device="cpu"))
+
+    lazy, eager = (begun("stylegan2", r1_every=every) for every in (16, 4))
+    lazy.step()
+    wanted = [{**g, "params": 0} for o in eager.optimizers() for g in o.param_groups]
+    eager.load_state_dict(lazy.state_dict())
+    found = [{**g, "params": 0} for o in eager.optimizers() for g in o.param_groups]
+    assert [group.pop("peak_lr") for group in found] == [group["lr"] for group in wanted]
+    assert [group["betas"] for group in found] == [group["betas"] for group in wanted]
+    assert found[0]["betas"] != lazy.phases[0].optimizer.param_groups[0]["betas"]
+
+    whole, resumed = begun("edm"), begun("edm")
+    for _ in range(2):
+        whole.step()
+    resumed.load_state_dict(whole.state_dict())
+    ours, theirs = (repr([o["param_groups"] for o in t.state_dict()["optimizers"]]) for t in (resumed, whole))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("budget", ["48-images", "96-images"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import made_up, newest
 from diptych import catalog
@@ -21,9 +24,10 @@ from diptych.files import read_state, read_tensors
 from diptych.loop import build
 from diptych.loop import train as train_at_length
 from diptych.probe import Plan
+from diptych.recipe import Averaging, half_life, power
 from diptych.runs import Run
 from diptych.training import Settings, Training
-from diptych.transfer import begin, transfer
+from diptych.transfer import begin, shrinks, transfer
 
 GAN, EDM = catalog.recipe("dcgan"), catalog.recipe("edm")
 BUDGET = Settings(budget="32-images", ticks=1, device="cpu")
@@ -157,6 +161,55 @@ def test_a_run_says_what_it_began_from_and_learns_faster(source: dict[str, Run],
             arguments=arguments,
             settings=Settings(**{**settings.__dict__, "init": ""}),
         )
+
+
+@pytest.mark.parametrize("average", [half_life(), half_life(20), power(0.1)], ids=["long", "short", "power"])
+def test_averages_that_were_taken_over_outlive_the_first_step(
+    average: Averaging, source: dict[str, Run]
+) -> None:
+    """They are forgotten from the start as fast as an ordinary training forgets at its end."""
+    data, settings = made_up(), from_run(source["dcgan"])
+
+    def fresh(settings: Settings) -> Training:
+        torch.manual_seed(0)
+        return Training(replace(GAN(data.train, **GAN.small), average=average), data.train, 1000, settings)
+
+    def kept(training: Training) -> Tensor:
+        return torch.cat([p.detach().flatten().clone() for p in training.average.parameters()])
+
+    def moving(training: Training) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in training.method.model.parameters()])
+
+    training = fresh(settings)
+    begin(training)
+    before = kept(training)
+    training.step()
+    share = 1 - average(1000, 8)
+    assert 0 < share < 0.25
+    torch.testing.assert_close(kept(training), before.lerp(moving(training), share))
+    resumed = fresh(settings)
+    resumed.load_state_dict(copy.deepcopy(training.state_dict()))
+    for one in (training, resumed):
+        one.step()
+    assert torch.equal(kept(training), kept(resumed))
+    ordinary = fresh(BUDGET)
+    ordinary.step()
+    torch.testing.assert_close(kept(ordinary), moving(ordinary), rtol=1e-3, atol=1e-4)
+
+
+def test_networks_that_grow_anew_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not by their level, which no flag sets."""
+    spec = catalog.recipe("pggan")
+    assert not warnings_of(caplog, spec, tmp_path / "a", {}, {})
+    (said,) = caplog.messages
+    assert "smallest size" in said
+    assert "--grown 0" in said
+    assert not warnings_of(caplog, spec, tmp_path / "b", {}, {"grown": 0.0})
+    assert not [line for line in caplog.messages if "--grown" in line]
+    training = begun(spec, made_up())
+    assert shrinks(training)
+    assert training.method.generator.level == 1.0  # type: ignore[union-attr]  # looked at, not set
+    assert not shrinks(begun(GAN, made_up()))
 
 
 def test_layers_that_are_frozen_as_they_were_initialised_are_warned_of(

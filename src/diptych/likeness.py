@@ -17,10 +17,11 @@ SIZES = {
     *("width", "base", "largest", "blocks", "depth", "multipliers", "latent", "style", "shared", "embedding"),
     *("image_shape", "classes", "attributes"),
 }
-# what belongs to the data, to sampling, or to training alone
+# what belongs to the data, to sampling, or to training alone, as the level of networks that grow does
 ELSEWHERE = {
     *("attribute_names", "examples", "units", "names", "mean", "deviation"),
     *("options", "guide", "dropout", "mixing", "half_life", "checkpointing", "unlabelled"),
+    "level",
 }
 
 

@@ -81,6 +81,7 @@ class Method(nn.Module, ABC):
     """Some networks, the turns they take in training, and the model that results."""
 
     model: Model
+    remedy: str = "a smaller --lr is the usual remedy"  # where numbers are no longer finite
 
     def compilable(self) -> Sequence[nn.Module]:
         """What `--compile` compiles: nothing that is differentiated twice, as penalised critics are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from diptych.runs import Run, best_of, read_lines
 from diptych.training import Training
 from diptych.transfer import begin
 
+log = logging.getLogger("diptych")
+
 
 def take_up(run: Run, training: Training) -> float:
     """Brings a training to where its run stands, and forgets what was written after that.
@@ -23,6 +26,8 @@ def take_up(run: Run, training: Training) -> float:
     the run went on for a while. Of several processes all call it.
     """
     one_directory(run)
+    for caveat in training.caveats:
+        log.warning("%s", caveat)
     seconds = resume(run, training) if run.checkpoints.newest else start(run, training)
     parallel.wait()  # until all have seen what there was
     if parallel.rank() == 0:

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from diptych import parallel
 from diptych.errors import WrongUse
@@ -38,6 +38,54 @@ def count_shards(batch: int, microbatch: int, processes: int, recorded: int = 0)
         return min(recorded, batch)
     wanted = -(-batch // microbatch) if microbatch else 1
     return min(batch, -(-wanted // processes) * processes)
+
+
+def compared(network: nn.Module, batch: int) -> int:
+    """How many images of a batch modules compare with each other: those that do say so as `at_once`."""
+    return min(batch, max(getattr(module, "at_once", 1) for module in network.modules()))
+
+
+def fewest(network: nn.Module, batch: int, processes: int) -> int:
+    """The smallest microbatch that leaves together what is compared; 0 where no shard of a process could."""
+    least = compared(network, batch)
+    shards = batch // least // processes * processes
+    return 1 if least == 1 else -(-batch // shards) if shards else 0
+
+
+def caveats(network: nn.Module, batch: int, shards: int, begun: bool) -> list[str]:
+    """What so many shards change of a training in one, each as a sentence.
+
+    Raises WrongUse where shards are too small for a module that compares images, unless the run has begun:
+    that goes on in any number of processes.
+    """
+    least, smallest = compared(network, batch), batch // shards
+    found = []
+    if smallest < least:
+        found.append(
+            f"the critic compares {least} images at a time, and a batch of {batch} in {shards} shards "
+            f"shows it {smallest}"
+        )
+        processes = parallel.world()
+        size = fewest(network, batch, processes)
+        way = f"--microbatch {size} or more" if size else f"--batch {processes * least}, fewer processes"
+        if not begun:
+            raise WrongUse(found[0], f"{way}, or a smaller --group")
+    if shards > 1 and any(isinstance(module, _BatchNorm) for module in network.modules()):
+        found.append(
+            f"batch norms see the {smallest} images of a shard, not the {batch} of a batch: without "
+            "--microbatch, and in one process, they would learn from other means and variances"
+        )
+    return found
+
+
+@contextmanager
+def noting(network: nn.Module, batch: int) -> Iterator[None]:
+    """Around a shard's work: errors say as `fewest` how small a microbatch can be (see diptych.shortage)."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        vars(error)["fewest"] = fewest(network, batch, parallel.world())
+        raise
 
 
 def split(batch: int, shards: int) -> list[slice]:

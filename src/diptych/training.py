@@ -19,7 +19,7 @@ from diptych.errors import Diverged, WrongUse
 from diptych.method import Batch, Clock, Phase
 from diptych.model import Model
 from diptych.recipe import Recipe
-from diptych.shards import Together, count_shards, reseed, split
+from diptych.shards import Together, caveats, count_shards, noting, reseed, split
 
 ON_ALARM = ("warn", "stop", "rollback", "firmer")
 WHOLE = 2**63 - 1
@@ -86,6 +86,7 @@ class Training:
         self.mine = split(self.batch, self.shards)[parallel.rank() :: parallel.world()]
         self.share_kept = recipe.average
         self.method = recipe.method.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.caveats = caveats(self.method, self.batch, self.shards, begun=bool(shards))
         self.phases = list(self.method.phases())
         self.average = copy.deepcopy(self.method.model).eval().requires_grad_(False)
         self.outline: Model | None = None
@@ -156,7 +157,7 @@ class Training:
         for first, batch in shards:
             reseed(self.settings.seed, clock.images, index, first)
             share = batch.image.shape[0] / self.batch
-            with together.shard(share):
+            with noting(self.method, self.batch), together.shard(share):
                 with mixed(self.device, self.settings.precision, cached=self.outline is None):
                     loss, logs = phase.loss(batch, clock)
                 # nobody reads the slope of images; in shares, parameters are no part of the graph
@@ -176,8 +177,12 @@ class Training:
         self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
 
     def move_average(self) -> None:
-        """The averaged weights forget some of their past, as the recipe wants it."""
-        keep = self.share_kept(self.images, self.batch)
+        """The averaged weights forget some of their past, as the recipe wants it.
+
+        Those that were taken over are worth keeping from the start: they are forgotten as at the end.
+        """
+        seen = max(self.images, self.total) if self.settings.init else self.images
+        keep = self.share_kept(seen, self.batch)
         with torch.no_grad():
             kept_ones, new_ones = self.average.parameters(), self.method.model.parameters()
             torch._foreach_lerp_(fsdp.local(kept_ones), fsdp.local(new_ones), 1 - keep)
@@ -200,7 +205,7 @@ class Training:
             index = min(range(len(first)), key=lambda i: (first[i], i))
             raise Diverged(
                 f"phase {self.phases[index].name!r} was no longer finite in step {int(first[index])}",
-                "a smaller --lr, or for a GAN a larger --gamma, is the usual remedy",
+                self.method.remedy,
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -250,7 +255,11 @@ class Training:
             theirs = {key: fsdp.as_in_all(part, ours[key]) for key, part in state["averages"].items()}
             self.averages.load_state_dict(theirs)
         for optimizer, saved in zip(self.optimizers(), state["optimizers"], strict=True):
+            # the recipe's own, which --force may have changed; each turn computes "lr" anew
+            own = [{"peak_lr": group["lr"], **group} for group in optimizer.param_groups]
             optimizer.load_state_dict(fsdp.slots_as_in(saved, optimizer))
+            for group, given in zip(optimizer.param_groups, own, strict=True):
+                group |= {name: value for name, value in given.items() if name not in ("params", "lr")}
             for parameter, slots in optimizer.state.items():
                 for name, slot in slots.items():
                     if (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -53,6 +54,11 @@ def begin(training: Training) -> float:
                 training.settings.init,
                 "; ".join(apart),
             )
+        if shrinks(training):
+            log.warning(
+                "the networks begin at their smallest size again, whatever was taken over of larger ones: "
+                "--grown 0 trains them at full size from the start"
+            )
     elif still := held_still(training):
         log.warning(
             "%s hold still as they were initialised: to freeze layers is meant for a training that "
@@ -60,6 +66,17 @@ def begin(training: Training) -> float:
             still,
         )
     return 0.0
+
+
+def shrinks(training: Training) -> bool:
+    """Whether the first step makes a generator that grows smaller than it is."""
+    network, grow = (getattr(training.method, name, None) for name in ("generator", "grow"))
+    if grow is None or not hasattr(network, "level"):
+        return False
+    twin: Any = copy.copy(network)  # its level is to be read, not set
+    before = twin.level
+    grow(twin, training.clock)
+    return bool(twin.level < before)
 
 
 def held_still(training: Training) -> str:
@@ -74,6 +91,7 @@ def held_still(training: Training) -> str:
 def transfer(training: Training, run: str) -> Taken:
     """Takes over the networks of another run, and their averages, where names and shapes agree.
 
+    The averages keep what they were and forget it as at the end of a training: see `Training.move_average`.
     Optimizers, and modules that say `starts_anew`, begin as always. A directory with a model but no training
     state lends its model. Raises WrongUse where there is no run, or nothing of it fits.
     """

@@ -99,7 +99,11 @@ class Pace:
         Parameter(negative="", help="Compile the networks: minutes to begin, then faster; for GPUs."),
     ] = False
     microbatch: Annotated[
-        int, Parameter(help="Images that go through at once, to save memory; 0: the whole batch.")
+        int,
+        Parameter(
+            help="Images that go through at once, to save memory; 0: the whole batch. "
+            "Batch norms, and critics that compare images, see no more."
+        ),
     ] = 0
     ticks: Annotated[
         int, Parameter(help="Log lines, sample sheets and checkpoints in the whole training.")
@@ -221,7 +225,7 @@ def typed(text: str, kind: Any, name: str) -> Any:
     """
     choices = [choice for choice in get_args(kind) if choice is not type(None)]
     if get_origin(kind) is tuple:
-        return tuple(typed(part, choices[0], name) for part in text.split(","))
+        return () if text == "none" else tuple(typed(part, choices[0], name) for part in text.split(","))
     if type(None) in get_args(kind):
         return None if text == "none" else typed(text, choices[0], name)
     words = [word for choice in choices if get_origin(choice) is Literal for word in get_args(choice)]

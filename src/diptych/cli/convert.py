@@ -45,6 +45,6 @@ def convert(
     classes = f", {found.model.classes} classes" if found.model.classes else ""
     print(f"{found.family.name} from {network} ({found.chosen}, sha256 {found.sha256})")
     print(f"{found.parameters:,} parameters, {width}x{height} pixels, {channels} channels{classes}")
-    if found.critic is not None:
-        print(f"to train on, with its critic: {line}")
+    judged = "its critic" if found.critic is not None else "a critic that begins anew"
+    print(f"to train on, with {judged}: {line}")
     print(out)

@@ -22,6 +22,8 @@ from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan3 import StyleGAN3Generator
 from diptych.saveable import arguments, to_tree
 
+CHANNELS = (1, 3, 4)  # that `--channels` knows
+
 
 def training_line(converted: Converted, out: Path) -> str:
     """The command that trains on from these networks, or why no recipe makes the same ones."""
@@ -37,8 +39,11 @@ def training_line(converted: Converted, out: Path) -> str:
     if shapes(method.model) != shapes(converted.model):
         return f"{cannot}: its tensors have other shapes"
     but = [*unlike(method.model, to_tree(converted.model), "generator"), *critics(method, converted.critic)]
-    words = ["diptych", "train", name, "DATA", "--init", str(out), "--size", str(alike(converted).shape[1])]
-    for flag, value in flags.items():
+    channels, size, _ = converted.model.image_shape
+    if channels not in CHANNELS:
+        return f"{cannot}: no data is read as images of {channels} channels"
+    words = ["diptych", "train", name, "DATA", "--init", str(out)]
+    for flag, value in {"size": size, "channels": channels, **flags}.items():
         words += [f"--{flag.replace('_', '-')}", str(value)]
     return shlex.join(words) + (f"  # though {'; '.join(but)}" if but else "")
 

@@ -45,6 +45,7 @@ def stylegan2(network: Network) -> StyleModel:
     synthesis = options.nested("synthesis_kwargs")  # they lie there or beside, by the version
     synthesis.left |= options.left
     shape, common = common_options(synthesis)
+    rate = rate_of(synthesis, network)
     architecture = chosen(synthesis, "skip")
     given: dict[str, Any] = {
         **common,
@@ -55,7 +56,7 @@ def stylegan2(network: Network) -> StyleModel:
     synthesis.only("use_noise", True)
     synthesis.finish()
     parts = Parts(network)
-    tensors, mapping = mapping_of(parts, network, "w_avg")
+    tensors, mapping = mapping_of(parts, rate, "w_avg")
     tensors["synthesis.blocks.0.start"] = parts.take("synthesis.b4.const")
     for level, side in enumerate(sides(shape)):
         theirs, ours = f"synthesis.b{side}", f"synthesis.blocks.{level}"
@@ -76,6 +77,7 @@ def critic(network: Network) -> StyleGAN2Critic:
     """The critic of StyleGAN2 and StyleGAN3. Raises ConvertError where its options are not known here."""
     options = Options(network.arguments)
     shape, common = common_options(options)
+    rate = rate_of(options, network)
     architecture = chosen(options, "resnet")
     layers, end = options.nested("block_kwargs"), options.nested("epilogue_kwargs")
     given = {**common, "architecture": architecture, "clamp": clamp_of(network, "b4.conv")}
@@ -89,7 +91,7 @@ def critic(network: Network) -> StyleGAN2Critic:
     tensors: dict[str, Tensor] = {}
     told: dict[str, Any] = {}
     if "mapping.fc0.weight" in parts:
-        tensors, found = mapping_of(parts, network, None)
+        tensors, found = mapping_of(parts, rate, None)
         told = {name: found[name] for name in ("classes", "mapping_layers")}
     for level, side in enumerate(reversed(sides(shape)[1:])):
         for theirs, ours in (
@@ -113,6 +115,7 @@ def stylegan3(network: Network) -> StyleModel:
     """The generator of StyleGAN3, t or r. Raises ConvertError where its options are not known here."""
     options = Options(network.arguments)
     shape, given = common_options(options)
+    rate = rate_of(options, network)
     given |= {
         "layers": options.whole("num_layers", 14, 2, 64),
         "critical": options.whole("num_critical", 2, 1, 63),
@@ -127,10 +130,10 @@ def stylegan3(network: Network) -> StyleModel:
         "radial": options.yes("use_radial_filters"),
         "clamp": clamp_of(network, "synthesis.L0_", exactly=False),
     }
-    options.ignore("mapping_kwargs", "conv_clamp", "magnitude_ema_beta", *SPEED)
+    options.ignore("conv_clamp", "magnitude_ema_beta", *SPEED)
     options.finish()
     parts = Parts(network)
-    tensors, mapping = mapping_of(parts, network, "w_avg")
+    tensors, mapping = mapping_of(parts, rate, "w_avg")
     move(parts, tensors, "synthesis.input", "synthesis.input", *LAYER[:1], *LAYER[2:], "freqs", "phases")
     parts.check_same("synthesis.input.transform", torch.eye(3))
     names = sorted(
@@ -166,9 +169,25 @@ def common_options(options: Options) -> tuple[tuple[int, int, int], dict[str, An
     if side & (side - 1):
         raise ConvertError(f"its images are of {side} pixels, which is not a power of two")
     shape = (options.whole("img_channels", 3, 1, 4), side, side)
-    options.ignore("z_dim", "c_dim", "w_dim", "mapping_kwargs")
+    options.ignore("z_dim", "c_dim", "w_dim")
     base, largest = options.whole("channel_base", 32768, 1, 2**24), options.whole("channel_max", 512, 1)
     return shape, {"base": base, "largest": largest}
+
+
+def rate_of(options: Options, network: Network) -> float:
+    """By how much a mapping's weights are scaled as they are used: its learning rate's share.
+
+    Tensors tell its other options, or it has to be as ours is.
+    """
+    given = options.nested("mapping_kwargs")
+    given.only("activation", "lrelu")
+    given.ignore("num_layers", "embed_features", "layer_features", "w_avg_beta")
+    held = Options(network.attributes).left.get("mapping.fc0.bias_gain")
+    rate = given.number("lr_multiplier", RATE if held is None else held, 1e-6, 100)
+    given.finish()
+    if held is not None and held != rate:
+        raise ConvertError(f"its network was made with lr_multiplier={rate}, and its mapping has {held}")
+    return rate
 
 
 def common_layers(options: Options) -> None:
@@ -203,7 +222,7 @@ def sides(shape: tuple[int, int, int]) -> list[int]:
     return [2**power for power in range(2, shape[1].bit_length())]
 
 
-def mapping_of(parts: Parts, network: Network, mean: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def mapping_of(parts: Parts, rate: float, mean: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The mapping's tensors under our names, and the arguments that they tell."""
     tensors: dict[str, Tensor] = {}
     depth = parts.numbers(r"mapping\.fc(\d+)\.")
@@ -212,10 +231,9 @@ def mapping_of(parts: Parts, network: Network, mean: str | None) -> tuple[dict[s
     if "mapping.embed.weight" in parts:
         embedding, classes = parts.shape("mapping.embed.weight", 2)
         move(parts, tensors, "mapping.embed", "mapping.embed.linear", "weight", "bias")
-    faster = Options(network.attributes).number("mapping.fc0.bias_gain", RATE, 1e-6, 100) / RATE
     for i in range(depth):
         for name in ("weight", "bias"):
-            tensors[f"mapping.stack.{i}.{name}"] = parts.take(f"mapping.fc{i}.{name}") * faster
+            tensors[f"mapping.stack.{i}.{name}"] = parts.take(f"mapping.fc{i}.{name}") * (rate / RATE)
     if mean is not None:
         tensors["mean"] = parts.take(f"mapping.{mean}")
     known = {"classes": classes, "latent": enter - embedding, "style": style, "mapping_layers": depth}
