@@ -492,6 +492,14 @@ def test_frozen_parts_hold_still(frozen: int) -> None:
         assert moved(training(frozen=frozen, penalties=penalties)) == expected
 
 
+def test_what_is_frozen_is_not_clipped_either() -> None:
+    run = training(frozen=1, clip_weights=0.01, loss="wasserstein")
+    assert moved(run) == [False, True, True]
+    sizes = [p.weight.abs().max().item() for p in run.method.critic.parts()]  # type: ignore[operator]
+    assert sizes[0] > 0.1
+    assert max(sizes[1:]) < 0.05  # a step beyond the box
+
+
 def test_not_all_parts_can_be_frozen() -> None:
     with pytest.raises(WrongUse, match=r"3 parts, so at most 2.*\n\nhint: .*0 freezes none"):
         Adversarial(Generator(), Critic(), frozen=3).phases()
@@ -538,6 +546,27 @@ def test_what_the_log_says_of_a_critic() -> None:
     look.real_logit, look.fake_logit = torch.tensor([3.0, 1.0, -1.0, 5.0]), torch.tensor([0.0, 1.0, 2.0, 1.0])
     found = {key: value.item() for key, value in told(look).items()}
     assert found.items() >= {"real_logit": 2.0, "fake_logit": 1.0, "logit_gap": 1.0}.items()
+
+
+@pytest.mark.parametrize(
+    ("loss", "logit", "sign"),
+    [("least-squares", 0.4, -1), ("least-squares", 0.6, 1), ("non-saturating", 0.4, 1), ("hinge", -0.1, -1)],
+)
+def test_a_real_looks_real_beyond_the_boundary_of_the_game(loss: str, logit: float, sign: int) -> None:
+    """Least squares aims at 0 and 1: half way is one half. The augmentation, the log and alarms agree."""
+
+    class Saying(nn.Module):
+        def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+            return logit + 0 * image.sum((1, 2, 3))
+
+    class Hearing(nn.Identity):
+        def observe(self, sure: Tensor, clock: Clock) -> dict[str, Tensor]:
+            return {"heard": sure.sign().mean()}
+
+    method = Adversarial(Generator(), Saying(), loss=loss, augment=Hearing())
+    _, logs = method.critic_loss(batch(), NOW)
+    assert (logs["real_sign"], logs["heard"]) == (sign, sign)
+    assert set(method.memory(batch(), batch(), NOW)["train"].sign().tolist()) == {sign}
 
 
 def test_images_are_blurred_before_they_are_augmented() -> None:

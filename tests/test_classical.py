@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from diptych.adversarial.latent import LatentModel, LatentOptions
 from diptych.adversarial.regularisers import Orthogonal, overlap
 from diptych.adversarial.standing import FIRST, standing_statistics
 from diptych.adversarial.truncated import LARGEST, inverse_erf, truncated_normal
-from diptych.errors import WrongUse
+from diptych.errors import Diverged, WrongUse
 from diptych.exporter import export
 from diptych.method import Batch, Clock
 from diptych.model import Condition, Noise
@@ -50,6 +51,7 @@ CRITICS: dict[str, Any] = {
     "biggan-deep": lambda **labels: DeepCritic(SHAPE, **SMALL, **labels),
 }
 CLASSICAL = ("dcgan", "wgan-gp", "sngan", "biggan", "biggan-deep")
+GANS = (*CLASSICAL, "pggan", "stylegan2", "stylegan3", "r3gan", "gat")
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -399,16 +401,17 @@ def settled(name: str = "biggan") -> LatentModel:
     return model
 
 
-@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"truncation": 0.3}])
-def test_each_truncation_has_standing_statistics_of_its_own(options: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"threshold": 0.5, "truncation": 0.3}])
+def test_each_threshold_has_standing_statistics_of_its_own(options: dict[str, float]) -> None:
     """Those of the same weights computed anew; the model that it comes from, and its images, stay."""
     model = settled()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     image = model.sample(range(8))
     narrow = model.using(**options)
-    expected = LatentModel(copy.deepcopy(model.network), LatentOptions(**options)).eval()
-    stale = expected.sample(range(8))
+    expected = LatentModel(copy.deepcopy(model.network), LatentOptions(threshold=0.5)).eval()
+    stale = expected.using(**options).sample(range(8))
     standing_statistics(expected)
+    expected = expected.using(**options)
     assert torch.equal(narrow.sample(range(8)), expected.sample(range(8)))
     assert (stale.float() - narrow.sample(range(8)).float()).abs().mean() > 1
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -421,6 +424,7 @@ def test_standing_statistics_are_computed_once_and_again_for_other_weights() -> 
     model = settled()
     narrow = model.using(threshold=0.5)
     assert model.using(threshold=0.5).network is narrow.network
+    assert model.using(truncation=0.5).network is model.network
     assert narrow.using(threshold=0.0).network is model.network
     assert narrow.using(threshold=0.0).using(threshold=0.5).network is narrow.network
     assert copy.deepcopy(narrow).using(threshold=0.5).standings.kept == {}
@@ -433,25 +437,54 @@ def test_standing_statistics_are_computed_once_and_again_for_other_weights() -> 
     standing_statistics(expected)
     assert torch.equal(again.sample(range(8)), expected.sample(range(8)))
     with torch.inference_mode():
-        inside = model.using(truncation=0.5)
+        inside = model.using(threshold=0.25)
+    assert inside.network is not model.network
     assert not any(buffer.is_inference() for buffer in inside.buffers())
 
 
 def test_threads_find_the_same_standing_statistics() -> None:
-    model = settled("dcgan")
-    expected = {t: LatentModel(copy.deepcopy(model.network)).using(truncation=t) for t in (0.2, 0.4, 0.6)}
+    model = settled()
+    expected = {t: LatentModel(copy.deepcopy(model.network)).using(threshold=t) for t in (0.2, 0.4, 0.6)}
     images = {t: found.eval().sample(range(4)) for t, found in expected.items()}
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda t: (t, model.using(truncation=t).sample(range(4))), [0.2, 0.4, 0.6] * 4))
+        found = list(pool.map(lambda t: (t, model.using(threshold=t).sample(range(4))), [0.2, 0.4, 0.6] * 4))
     assert all(torch.equal(image, images[t]) for t, image in found)
 
 
-def test_models_without_batch_norms_share_their_network() -> None:
-    model = LatentModel(nn.Linear(2, 2))
-    assert model.using(truncation=0.5).network is model.network
+@pytest.mark.parametrize("network", [nn.Linear(2, 2), *(make() for make in GENERATORS.values())])
+def test_models_whose_norms_do_not_follow_share_their_network(network: nn.Module) -> None:
+    """Without labels BigGAN's norms do not: what a threshold takes away they would bring back."""
+    model = LatentModel(network)
+    assert model.using(truncation=0.5, threshold=0.5).network is model.network
 
 
 # truncation
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("name", GANS)
+def test_truncation_takes_diversity_away_or_is_refused(name: str, classes: int) -> None:
+    """Batch norms do not divide it out again; what a network normalises cannot be truncated at all."""
+    spec, data = catalog.recipe(name), made_up(classes=classes).train
+    torch.manual_seed(0)
+    run = Training(spec(data, **spec.small), data, 1000, Settings(device="cpu"))
+    run.settle()
+    model, label = run.average, torch.zeros(64, dtype=torch.long) if classes else None
+    options: list[dict[str, float]] = [{"truncation": 1.0}, {"truncation": 0.5}, {"truncation": 0.1}]
+    if not name.startswith("stylegan") and not (name.startswith("biggan") and classes):
+        options.append({"threshold": 0.1})  # whose deviation is 0.06; a biggan's norms learn to follow it
+    if name in ("pggan", "gat"):
+        for given in options[1:]:
+            with pytest.raises(WrongUse, match=r"one length.*do nothing(.|\n)*hint: stylegan2"):
+                model.using(**given)
+        return
+    spread = []
+    for given in options:
+        with torch.no_grad():
+            image = model.using(**given)(Noise(range(64)), Condition(label=label))
+        spread.append(float(image.std(0).mean()))
+    assert spread[1] < 0.8 * spread[0]
+    assert max(spread[2:]) < 0.3 * spread[0]
 
 
 def test_inverse_erf() -> None:
@@ -527,6 +560,9 @@ def test_wgan_is_clipped_or_penalised() -> None:
         training("wgan-gp", penalty=0.0)
     with pytest.raises(WrongUse, match="at least 0"):
         training("wgan-gp", clip=-0.01)
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(WrongUse, match="finite"):
+            training("wgan-gp", penalty=wrong)
     with pytest.raises(WrongUse, match="none or layer"):
         ResCritic(SHAPE, norm="batch")  # type: ignore[arg-type]
 
@@ -558,6 +594,33 @@ def test_learning_rates_fall_where_the_paper_lets_them(name: str) -> None:
     method: Any = training(name).method
     scales = [method.lr_scale(Clock(images, 1800, 5)) for images in (0, 900, 1700)]
     assert scales == pytest.approx([1, 1, 0.5] if name in ("wgan-gp", "sngan") else [1, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["biggan", "biggan-deep"])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shared": -1}, {"shared": 0}, {"attention": -1}, {"orthogonal": -1.0}, {"orthogonal": math.nan}],
+)
+def test_what_cannot_be_meant_is_refused(name: str, wrong: dict[str, float]) -> None:
+    with pytest.raises(WrongUse, match=next(iter(wrong))):
+        training(name, **wrong)
+
+
+@pytest.mark.parametrize("name", [*catalog.recipes()])
+def test_the_remedy_of_divergence_is_one_that_the_recipe_has(name: str) -> None:
+    """sngan was told to raise a --gamma that it does not have."""
+    spec, data = catalog.recipe(name), made_up().train
+    try:
+        run = Training(spec(data, **spec.small), data, 1000, Settings(device="cpu"))
+    except WrongUse:  # it needs a teacher
+        return
+    run.first_bad[0] = 3.0
+    with pytest.raises(Diverged) as raised:
+        run.check_finite()
+    flags = re.findall(r"--(\w+)", raised.value.hint)
+    assert "lr" in flags
+    assert {flag.replace("-", "_") for flag in flags} <= spec.defaults.keys()
+    assert ("gamma" in flags) == (name in ("r3gan", "stylegan2", "stylegan3", "gat"))
 
 
 @pytest.mark.parametrize("name", ["biggan", "biggan-deep"])

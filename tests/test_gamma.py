@@ -78,6 +78,29 @@ def test_weighs_the_penalty_and_is_logged() -> None:
     assert logs["gamma"].item() == pytest.approx(8, rel=1e-4)
 
 
+def test_held_more_firmly_it_aims_for_a_smaller_gap() -> None:
+    """Twice as firm is twice the weight, at once and for good: the gap that is aimed for is half of it."""
+    gamma, gap_of = AutoGamma(gap=0.25), lambda gamma: 1.0 / gamma
+    assert after(gamma, gap_of, 120_000) == pytest.approx(4, rel=0.1)
+    before = gamma(Clock(0, 1, 0)).item()
+    penalty = r1(gamma)
+    penalty.firmer(2.0)
+    term, logs = penalty(penalised(0.25 / 2), Clock(0, 1, 0))
+    assert logs["gamma"].item() == pytest.approx(2 * before, rel=0.05)
+    assert penalty.firmness * term.item() == pytest.approx(logs["gamma"].item() / 2)  # the slope is 1
+    assert after(gamma, gap_of, 120_000) == pytest.approx(8, rel=0.1)
+
+
+@pytest.mark.parametrize("gamma", ["none", 0.0])
+def test_what_weighs_nothing_cannot_be_firmer(gamma: Any) -> None:
+    spec, data = catalog.recipe("r3gan"), made_up().train
+    method = spec(data, **spec.small, gamma=gamma).method
+    with pytest.raises(WrongUse, match="weights are all 0"):
+        method.firmer(1.0)
+    assert spec(data, **spec.small, gamma="none").method.remedy.count("--gamma auto") == 1
+    spec(data, **spec.small, gamma="auto").method.firmer(2.0)
+
+
 def test_is_resumed_with_the_training() -> None:
     """Three steps, saved and taken up, equal six steps."""
 

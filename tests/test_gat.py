@@ -87,7 +87,9 @@ def test_patches_go_with_the_size(shape: tuple[int, int, int], patch: int) -> No
     assert recipe.method.generator.patch == patch  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("wrong", [{"levels": 9}, {"levels": 0}, {"width": 100}, {"gamma": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"levels": 9}, {"levels": 0}, {"width": 100}, {"gamma": -1.0}, {"patch": -1}]
+)
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(WrongUse, match=next(iter(wrong))):
         gat(made_up().train, **wrong)

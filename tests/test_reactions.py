@@ -271,9 +271,9 @@ def test_firmer_penalties(tmp_path: Path) -> None:
         torch.manual_seed(0)
         loss, _ = method.critic_loss(batch, training.clock)
         torch.manual_seed(0)
-        before, method.firmness = method.firmness, 0.0
+        before, method.penalties[0].firmness = method.penalties[0].firmness, 0.0
         bare, _ = method.critic_loss(batch, training.clock)
-        method.firmness = before
+        method.penalties[0].firmness = before
         return float(((loss - bare) / term).detach())
 
     saved = training.state_dict()
@@ -283,7 +283,7 @@ def test_firmer_penalties(tmp_path: Path) -> None:
     fresh = build(GAN, data, GAN.small, replace(SETTINGS, on_alarm="firmer"), 1000)
     fresh.load_state_dict(training.state_dict())
     method: Any = fresh.method
-    assert method.firmness == 2.0
+    assert method.penalties[0].firmness == 2.0
     with pytest.raises(WrongUse, match="no penalty"):
         go(tmp_path / "edm", "firmer", [], recipe="edm")
     assert not (tmp_path / "edm" / "recipe.json").exists()  # nothing has begun

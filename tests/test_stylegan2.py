@@ -303,6 +303,14 @@ def test_truncation() -> None:
         model.using(truncation=0.5, cutoff=8)
 
 
+def test_a_cutoff_of_no_truncation_is_refused() -> None:
+    model = StyleModel(generator())
+    with pytest.raises(WrongUse, match=r"cutoff means nothing without a truncation(.|\n)*--truncation 0.7"):
+        model.using(cutoff=2)
+    assert model.using(truncation=0.5).using(cutoff=2).options.cutoff == 2
+    assert model.using(cutoff=2, truncation=1.0).options.cutoff == 2  # the end of a scale of them
+
+
 def test_noise_inputs() -> None:
     made = loud(generator())
     model = StyleModel(made).eval()
@@ -457,6 +465,31 @@ def test_lazy_terms_and_their_correction() -> None:
     assert large.betas[1] == pytest.approx((0, 0.99 ** (16 / 17)))
     assert large.generator.mixing == 0.9
     assert small.generator.mixing == 0.0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"clamp": -1.0},
+        {"clamp": math.nan},
+        {"mixing": 2.0},
+        {"mixing": math.nan},
+        {"style": 0},
+        {"style": -1},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
+    spec = catalog.recipe("stylegan2")
+    with pytest.raises(WrongUse, match=next(iter(wrong))):
+        spec(made_up().train, **{**spec.small, **wrong})
+
+
+def test_no_architecture_is_the_one_that_goes_with_the_size() -> None:
+    spec = catalog.recipe("stylegan2")
+    for side in (8, 64):
+        data = made_up((1, side, side), n=4).train
+        usual, none = (spec(data, **spec.small, critic=kind).method for kind in ("", "none"))
+        assert str(none.critic) == str(usual.critic)  # type: ignore[union-attr]
 
 
 def test_exports_with_any_batch(tmp_path: Path) -> None:

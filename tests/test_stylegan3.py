@@ -348,6 +348,28 @@ def test_common_band_keeps_what_both_can_show() -> None:
     assert abs(float(corner @ taps @ corner)) < 0.05  # the corners of one square lie outside of the other
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 64), (3, 64, 16), (3, 32, 32)])
+def test_the_critic_is_as_wide_as_asked_whatever_the_shape(shape: tuple[int, int, int]) -> None:
+    spec = recipes()["stylegan3"]
+    method = spec(made_up(shape, n=4).train, **{**spec.small, "width": 8, "largest": 64}).method
+    assert method.critic.blocks[0].from_image.weight.shape[0] == 8  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wrong", [{"style": 0}, {"style": -1}, {"blur": math.inf}, {"blur": math.nan}])
+def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
+    spec = recipes()["stylegan3"]
+    with pytest.raises(WrongUse, match=next(iter(wrong))):
+        spec(made_up().train, **{**spec.small, **wrong})
+
+
+@pytest.mark.parametrize("noise", ["random", "none"])
+def test_noise_inputs_that_there_are_not(noise: str) -> None:
+    model = StyleModel(small(shape=(1, 8, 8), layers=4, margin=2))
+    with pytest.raises(WrongUse, match="no noise inputs"):
+        model.using(noise=noise)
+    assert model.using(noise="const", truncation=0.5).options.truncation == 0.5
+
+
 def test_the_critics_blur_fades() -> None:
     fade = fading(4.0, 0.1)
     image = torch.zeros(1, 1, 33, 33)
@@ -390,7 +412,7 @@ def test_magnitudes_move_alike_in_one_shard_and_in_eight() -> None:
         torch.manual_seed(0)
         spec, data = recipes()["stylegan3"], made_up().train
         settings = Settings(device="cpu", microbatch=microbatch)
-        training = Training(spec(data, **spec.small), data, 1000, settings)
+        training = Training(spec(data, **spec.small, group=1), data, 1000, settings)
         assert training.shards == (8 if microbatch else 1)
         for layer in training.method.model.network.synthesis.stack:
             layer.half_life = 100.0

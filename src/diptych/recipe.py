@@ -52,7 +52,7 @@ by_half_life = half_life()
 
 
 SIZES = frozenset(
-    {"width", "blocks", "batch", "latent", "depth", "largest", "base", "steps"}
+    {"width", "blocks", "batch", "latent", "depth", "largest", "base", "steps", "style", "shared", "patch"}
 )  # whole, of something
 
 

@@ -34,6 +34,7 @@ class AutoGamma(nn.Module):
     """
 
     starts_anew = True  # what was right for other images is found again
+    firmness = 1.0  # so many times the weight, and that part of the gap; see `firmer`
     exponent: Tensor
     seen_gap: Tensor
 
@@ -45,7 +46,11 @@ class AutoGamma(nn.Module):
 
     def forward(self, clock: Clock) -> Tensor:
         """gamma, a scalar of its own: a later look does not change it."""
-        return self.exponent.exp()
+        return self.exponent.exp() * self.firmness
+
+    def firmer(self, factor: float) -> None:
+        """So many times the weight, for that part of the gap: it would else find back to where it was."""
+        self.firmness *= factor
 
     @torch.no_grad()
     def observe(self, look: Look, clock: Clock, steps: int = 1) -> None:
@@ -58,9 +63,14 @@ class AutoGamma(nn.Module):
             0.25, steps * (clock.batch or look.real.shape[0]) / slow
         )  # no more: the critic takes steps to follow
         self.seen_gap.lerp_(gap, min(1.0, 4 * share))
-        error = (self.seen_gap / self.gap - 1).clamp(-1, 1)
+        error = (self.seen_gap / (self.gap / self.firmness) - 1).clamp(-1, 1)
         self.exponent.add_(error * torch.where(error < 0, FALLING * share, share))
         self.exponent.clamp_(math.log(LEAST), math.log(MOST))
+
+
+def remedy_of(gamma: Gamma) -> str:
+    """What may help a training that diverges under this gamma, beside a smaller learning rate."""
+    return {"auto": "", "none": "--gamma auto"}.get(str(gamma), "a larger --gamma")
 
 
 def weight_of(gamma: Gamma, schedule: Callable[[float, Clock], float] = lambda gamma, clock: gamma) -> Weight:

@@ -39,9 +39,9 @@ class GeneratorModel(Model):
         return self.render(self.latents(noise, condition), condition, noise)
 
     def using(self, **changes: Any) -> Self:
-        """The same weights with other options, and batch norms with the statistics of what these draw.
+        """The same weights with other options; batch norms that follow a threshold, with its statistics.
 
-        Where there are batch norms it makes some images for that, once for the same options; see `Standings`.
+        It makes some images for those, once for the same threshold; see `Standings`.
         """
         twin = super().using(**changes)
         network = self.standings.network(self, twin.options)
@@ -94,6 +94,8 @@ class LatentModel(GeneratorModel):
     """A network that maps a latent vector, and a label where there are labels, to an image.
 
     The network has `latent`, `image_shape`, `classes`, and is called as network(z, label) with z (B, latent).
+    It says that it `normalises` where it brings each z to one length, and that its `norms_follow` where batch
+    norms are to have other statistics for each threshold.
     """
 
     def __init__(
@@ -103,6 +105,12 @@ class LatentModel(GeneratorModel):
         units: nn.Module | None = None,
     ) -> None:
         super().__init__(network, options, units)
+        if getattr(network, "normalises", False) and (options.truncation != 1 or options.threshold):
+            raise WrongUse(
+                f"{type(network).__name__} brings each latent to one length, so truncation and threshold do "
+                "nothing to it",
+                "stylegan2 and stylegan3 truncate styles; sngan, biggan and r3gan truncate latents",
+            )
 
     def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Normal vectors (B, 1, latent), or truncated normal ones."""

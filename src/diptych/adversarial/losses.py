@@ -17,6 +17,7 @@ class Game(ABC):
 
     compares: bool = False  # whether the generator's side looks at reals too
     unbounded: bool = False  # whether the critic's loss has no lower bound: it needs a bounded slope
+    boundary: float = 0.0  # the logit of an image as likely real as fake
 
     @abstractmethod
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -53,6 +54,8 @@ class Minimax(Game):
 
 class LeastSquares(Game):
     """Targets 1 for reals, 0 for fakes, 1 for the generator's (Mao et al., 2017, arXiv:1611.04076)."""
+
+    boundary = 0.5
 
     def critic(self, real: Tensor, fake: Tensor) -> Tensor:
         """Half of the squared errors (equation 9)."""

@@ -46,10 +46,28 @@ class Penalty(nn.Module, ABC):
 
     name: str
     every: int = 1
+    firmness: float = 1.0  # the term is taken so many times; see `firmer`
 
     @abstractmethod
     def forward(self, look: Look, clock: Clock) -> Loss:
         """The weighted term, a scalar, and its unweighted size under its name."""
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the weight is ever above 0."""
+        weight = getattr(self, "weight", 1.0)
+        if isinstance(weight, nn.Module):  # it tunes itself
+            return True
+        weights = [weight(Clock(images, 4, images)) for images in range(5)] if callable(weight) else [weight]
+        return max(weights) > 0
+
+    def firmer(self, factor: float) -> None:
+        """So many times as heavy from now on. A weight that tunes itself is told, or it would undo that."""
+        weight = getattr(self, "weight", 1.0)
+        if isinstance(weight, nn.Module):
+            weight.firmer(factor)  # type: ignore[operator]
+        else:
+            self.firmness *= factor
 
 
 def weighed(weight: Weight, sizes: Mapping[str, Tensor], look: Look, clock: Clock, every: int) -> Loss:

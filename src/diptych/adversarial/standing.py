@@ -1,9 +1,10 @@
 """Standing statistics: what batch norm is told when a generator draws one image at a time (BigGAN, Brock et
-al., 2019, arXiv:1809.11096, appendix), once for each truncation: narrower latents have others."""
+al., 2019, arXiv:1809.11096, appendix), once for each threshold where a network's norms follow it."""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,37 +21,40 @@ Weights = tuple[tuple[int, int], ...]
 
 
 class Standings:
-    """The networks of models that `using` made of each other: one memory of weights, and for each way to draw
-    latents the statistics that batch norms meet there.
+    """The networks of models that `using` made of each other: one memory of weights, and for each threshold
+    the statistics that batch norms meet there, where the network says that its `norms_follow`.
 
-    BigGAN's published generators keep statistics for each of 51 truncations (Brock et al., 2019,
-    arXiv:1809.11096, appendix). Here they are computed when options are first asked for, from seeds that are
-    always the same, and forgotten when weights change. A copy begins empty: its weights may change alone.
+    BigGAN's published generators keep statistics for each of 51 thresholds (Brock et al., 2019,
+    arXiv:1809.11096, appendix). Elsewhere they are those of all latents: norms that divide by what narrower
+    latents leave would bring diversity back, all of it behind layers without biases. Those of a threshold are
+    computed when it is first asked for, from seeds that are always the same, and forgotten when weights
+    change. A copy begins empty: its weights may change alone.
     """
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[Weights, Any], nn.Module] = {}  # replaced, never changed: threads read it
+        self.kept: dict[tuple[Weights, float], nn.Module] = {}  # replaced, never changed: threads read it
 
     def __reduce__(self) -> tuple[type[Standings], tuple[()]]:
         return type(self), ()
 
     def network(self, model: GeneratorModel, options: Any) -> nn.Module:
-        """The model's network with the statistics of these options; its own where no batch norm has any."""
+        """The model's network with the statistics of these options; its own where no norms follow them."""
         own: nn.Module = model.network
-        if options == model.options or not batch_norms(own):
+        if not getattr(own, "norms_follow", False) or options.threshold == model.options.threshold:
             return own
-        now, before = weights(own), self.kept
+        now, before, threshold = weights(own), self.kept, options.threshold
         kept = {key: network for key, network in before.items() if key[0] == now}
-        if not before:  # whose statistics came with its weights: options that are taken back mean those
-            kept[now, model.options] = own
-        if (now, options) not in kept:
-            kept[now, options] = told(model, options)
+        if not before:  # whose statistics came with its weights: a threshold that is taken back means those
+            kept[now, model.options.threshold] = own
+        if (now, threshold) not in kept:
+            kept[now, threshold] = told(model, threshold)
         self.kept = kept
-        return kept[now, options]
+        return kept[now, threshold]
 
 
-def told(model: GeneratorModel, options: Any) -> nn.Module:
-    """A twin of the model's network with the standing statistics of these options; the model is unchanged."""
+def told(model: GeneratorModel, threshold: float) -> nn.Module:
+    """A twin of the model's network with the standing statistics of a threshold; the model is unchanged."""
+    options = replace(model.options, truncation=1.0, threshold=threshold)
     with torch.inference_mode(False):  # else nothing could be differentiated through the statistics
         twin = rebuilt(model, network=twin_of(model.network), options=options).eval()
         standing_statistics(twin)

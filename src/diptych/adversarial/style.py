@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from torch import Tensor, nn
 
@@ -57,6 +57,18 @@ class StyleModel(GeneratorModel):
                 f"cutoff {options.cutoff} is beyond the {layers} layers that this model has",
                 f"1 to {layers}, counted from the coarsest on; 0 truncates all",
             )
+        if options.noise != "const" and not self.network.noise_shapes:
+            raise WrongUse(
+                f"{type(network).__name__} has no noise inputs, so noise cannot be {options.noise}",
+                "stylegan2 has them",
+            )
+
+    def using(self, **changes: Any) -> Self:
+        """The same weights with other options. Raises WrongUse for a cutoff where nothing is truncated."""
+        twin = super().using(**changes)
+        if changes.get("cutoff") and "truncation" not in changes and twin.options.truncation == 1:
+            raise WrongUse("cutoff means nothing without a truncation", "--truncation 0.7, say")
+        return twin
 
     def latents(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Styles (B, L, D), drawn towards the mean style by the truncation."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diptych.adversarial.blur import blurred
 from diptych.adversarial.latent import GeneratorModel, LatentModel
 from diptych.adversarial.look import Look
-from diptych.adversarial.losses import game
+from diptych.adversarial.losses import Game, game
 from diptych.adversarial.penalties import Penalty
 from diptych.adversarial.regularisers import Regulariser
 from diptych.adversarial.standing import standing_statistics
@@ -35,7 +35,8 @@ class Adversarial(Method):
     of the critic for one of the generator. frozen: so many of the critic's first stages hold still
     ("Freeze-D"). clip_weights: WGAN's box for the critic's weights. grow: is given both networks before each
     turn. reals: what real images (B, C, H, W) look like at this time. blur: width in pixels of a Gaussian
-    that all images pass before they are augmented. lr, betas: of both, or (generator's, critic's).
+    that all images pass before they are augmented. lr, betas: of both, or (generator's, critic's). remedy:
+    what else than a smaller learning rate may help where training diverges.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Adversarial(Method):
         grow: Grow | None = None,
         reals: Callable[[Tensor, Clock], Tensor] | None = None,
         blur: Schedule | None = None,
+        remedy: str = "",
     ) -> None:
         super().__init__()
         for name, every in (
@@ -70,13 +72,14 @@ class Adversarial(Method):
         self.penalties, self.regularisers = tuple(penalties), tuple(regularisers)
         self.terms = nn.ModuleList([*penalties, *regularisers])  # so that their state is saved
         self.game = game(loss)
-        self.firmness = 1.0  # times the penalties' weights; see `firmer`
         generator_lr, critic_lr = lr if isinstance(lr, tuple) else (lr, lr)
         self.lr = checked_rate(generator_lr), checked_rate(critic_lr)
         self.betas = both(betas)
         self.lr_scale, self.critic_steps, self.frozen = lr_scale, critic_steps, frozen
         self.clip_weights, self.grow, self.reals, self.blur = clip_weights, grow, reals, blur
         self.sigma = 0.0  # of the blur; follows the clock
+        if remedy:
+            self.remedy = f"a smaller --lr, or {remedy}, is the usual remedy"
 
     @property
     def generator(self) -> nn.Module:
@@ -129,34 +132,36 @@ class Adversarial(Method):
         fake = Batch(self.fakes(train), train.condition)
         batches = {"train": train, "held_out": held_out, "fake": fake}
         return {
-            name: self.critic(blurred(b.image, self.sigma), b.condition.label).float()
+            name: self.critic(blurred(b.image, self.sigma), b.condition.label).float() - self.game.boundary
             for name, b in batches.items()
         }
 
     def firmer(self, factor: float) -> None:
-        """Makes every penalty this many times as heavy. Raises WrongUse where there is none."""
-        if not self.penalties:
-            raise WrongUse("this GAN has no penalty that could be firmer", "--on-alarm rollback, say")
-        self.firmness *= factor
+        """Makes every penalty this many times as heavy. Raises WrongUse where none has any weight."""
+        if not any(penalty.heavy for penalty in self.penalties):
+            why = "its penalties' weights are all 0" if self.penalties else "it has no penalty"
+            raise WrongUse(f"this GAN's critic cannot be held more firmly: {why}", "--on-alarm rollback, say")
+        for penalty in self.penalties:
+            penalty.firmer(factor)
 
     def critic_loss(self, batch: Batch, clock: Clock) -> Loss:
         """The critic's side, with the penalties that are not lazy, on the same logits."""
         look = self.look(batch, clock)
         loss = self.game.critic(look.real_logit, look.fake_logit)
-        sure = certainty(look, relative=self.game.compares or self.game.unbounded)
+        sure = certainty(look, self.game)
         logs = {**told(look), "real_sign": sure.sign().mean()}
         if observe := getattr(self.augment, "observe", None):
             logs |= observe(sure, clock)
         for penalty in self.penalties:
             if penalty.every == 1:
                 term, sizes = penalty(look, clock)
-                loss, logs = loss + self.firmness * term, {**logs, **sizes}
+                loss, logs = loss + penalty.firmness * term, {**logs, **sizes}
         return loss, logs
 
     def critic_term(self, penalty: Penalty, batch: Batch, clock: Clock) -> Loss:
         """A lazy penalty, as heavy as all the steps that it skips."""
         term, sizes = penalty(self.look(batch, clock), clock)
-        return self.firmness * term * penalty.every, sizes
+        return penalty.firmness * term * penalty.every, sizes
 
     def generator_loss(self, batch: Batch, clock: Clock) -> Loss:
         """The generator's side, with the terms that are not lazy."""
@@ -210,7 +215,7 @@ class Adversarial(Method):
     def set_clock(self, clock: Clock) -> None:
         """Tells networks that grow where training stands; puts the critic's weights back into their box."""
         if self.clip_weights:
-            clip(self.critic, self.clip_weights)
+            clip(unfrozen(self.critic, self.frozen), self.clip_weights)
         if self.grow is not None:
             for network in (self.generator, self.critic):
                 self.grow(network, clock)
@@ -232,14 +237,15 @@ def told(look: Look) -> dict[str, Tensor]:
     }
 
 
-def certainty(look: Look, relative: bool) -> Tensor:
-    """How real reals look (B,): their logits, or how far above fakes where only differences mean anything.
+def certainty(look: Look, game: Game) -> Tensor:
+    """How real reals look (B,): their logits above the game's boundary, or above those of fakes where only
+    differences mean anything.
 
     The mean of its signs is r_t, which nears 1 where a critic has learned its reals by heart (Karras et al.,
     2020, arXiv:2006.06676, equation 1).
     """
     real, fake = look.real_logit.detach(), look.fake_logit.detach()
-    return real - fake if relative else real
+    return real - fake if game.compares or game.unbounded else real - game.boundary
 
 
 def unfrozen(critic: nn.Module, frozen: int) -> list[nn.Module]:
@@ -271,10 +277,11 @@ def both(betas: Betas | tuple[Betas, Betas]) -> tuple[Betas, Betas]:
 
 
 @torch.no_grad()
-def clip(network: nn.Module, bound: float) -> None:
+def clip(parts: Iterable[nn.Module], bound: float) -> None:
     """Puts each weight back into [-bound, bound]."""
-    torch._foreach_clamp_min_(list(network.parameters()), -bound)
-    torch._foreach_clamp_max_(list(network.parameters()), bound)
+    weights: list[Tensor] = list(nn.ModuleList(parts).parameters())
+    torch._foreach_clamp_min_(weights, -bound)
+    torch._foreach_clamp_max_(weights, bound)
 
 
 def labels_of(data: Images) -> dict[str, int]:

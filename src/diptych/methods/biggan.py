@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import cache
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
+from diptych.errors import WrongUse
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.biggan import BigCritic, BigGenerator
@@ -64,6 +66,7 @@ def biggan(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
+    check(attention, orthogonal)
     if not (data.classes or data.told):
         say_unlabelled("biggan")
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)
@@ -86,6 +89,16 @@ def biggan(
         frozen=freeze,
     )
     return Recipe(method, batch=batch or few(data, tiny=64))
+
+
+def check(attention: int, orthogonal: float) -> None:
+    """Raises WrongUse for what cannot be meant."""
+    if attention < 0:
+        raise WrongUse(f"attention is at features of so many pixels, not of {attention}", "0 is none")
+    if not 0 <= orthogonal < math.inf:
+        raise WrongUse(
+            f"orthogonal is a weight, at least 0 and finite, not {orthogonal}", "1e-4 in the paper; 0 is none"
+        )
 
 
 @cache

@@ -7,7 +7,7 @@ from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, few, labels_of
-from diptych.methods.biggan import say_unlabelled
+from diptych.methods.biggan import check, say_unlabelled
 from diptych.methods.units import units_of
 from diptych.networks.biggan_deep import DeepCritic, DeepGenerator
 from diptych.recipe import Recipe, recipe
@@ -65,6 +65,7 @@ def biggan_deep(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
+    check(attention, orthogonal)
     if not (data.classes or data.told):
         say_unlabelled("biggan-deep")
     width = width or (64 if min(data.shape[1:]) <= 16 else 128)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import r1_r2
 from diptych.data.images import Images
@@ -79,5 +79,6 @@ def gat(
         lr_scale=lr_scale,
         augment=augmentation(augment, channels=shape[0]),
         frozen=freeze,
+        remedy=remedy_of(gamma),
     )
     return Recipe(method, batch=batch)

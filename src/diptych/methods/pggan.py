@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import Drift, LipschitzPenalty, Penalty, r1
 from diptych.data.images import Images
@@ -94,6 +94,7 @@ def pggan(
         reals=reals,
         augment=augmentation(augment),
         frozen=freeze,
+        remedy="" if loss == "wasserstein" else remedy_of(gamma),
     )
     return Recipe(method, batch=batch, average=half_life(10_000))
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import r1_r2
 from diptych.data.images import Images
@@ -70,6 +70,7 @@ def r3gan(
         lr_scale=lr_scale,
         augment=augmentation(augment),
         frozen=freeze,
+        remedy=remedy_of(gamma),
     )
     return Recipe(method, batch=batch or few(data, tiny=32))
 

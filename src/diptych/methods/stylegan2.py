@@ -3,12 +3,15 @@ arXiv:2006.06676): non-saturating loss, lazy R1, path length regularisation, sty
 
 from __future__ import annotations
 
+import math
+
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.regularisers import PathLength
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
+from diptych.errors import WrongUse
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2 import StyleGAN2Generator
@@ -84,6 +87,10 @@ def stylegan2(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
+    if not 0 <= clamp < math.inf:
+        raise WrongUse(f"clamp is the largest activation, so not {clamp}", "256, or 0 for none")
+    if not mixing <= 1:
+        raise WrongUse(f"mixing is a share of images, at most 1, not {mixing}", "0.9, say; 0 is none")
     shape, side = data.shape, min(data.shape[1:])
     small = side <= 32  # the paper's CIFAR-10 setting
     batch = batch or few(data)
@@ -102,9 +109,9 @@ def stylegan2(
         clamp=clamp,
         **sizes,
     )
-    judge = StyleGAN2Critic(
-        shape, architecture=critic or ("orig" if small else "resnet"), group=group, clamp=clamp, **sizes
-    )
+    if critic in ("", "none"):
+        critic = "orig" if small else "resnet"
+    judge = StyleGAN2Critic(shape, architecture=critic, group=group, clamp=clamp, **sizes)
     lr = lr or (0.01 if side <= 16 else 0.0025)
     lazy = (4 if path_length else 1, r1_every)
     method = Adversarial(
@@ -116,6 +123,7 @@ def stylegan2(
         betas=((0.0, 0.99 ** share(lazy[0])), (0.0, 0.99 ** share(lazy[1]))),
         augment=augmentation(augment),
         frozen=freeze,
+        remedy=remedy_of(gamma),
     )
     return Recipe(method, batch=batch, average=half_life(batch * 312.5))
 

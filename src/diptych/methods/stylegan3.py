@@ -3,13 +3,14 @@ lazy R1; neither path length regularisation nor style mixing."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from torch import nn
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.blur import fading
-from diptych.adversarial.gamma import Gamma, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
@@ -101,9 +102,12 @@ def stylegan3(
         raise WrongUse(
             f"there is no configuration {config!r} of StyleGAN3", did_you_mean(config, list(get_args(Config)))
         )
+    if not blur < math.inf:
+        raise WrongUse(f"blur is a number of pixels, not {blur}", "below 0: by the configuration")
     shape, side, turns = data.shape, max(data.shape[1:]), config == "r"
     batch, lr = batch or few(data), lr or (0.01 if side <= 16 else 0.0025)
     base, largest = (width or 64) * side, largest or min(512, max(64, 2 * side))
+    critic_base = (width or 64) * min(shape[1:])  # its channels go by the shorter side
     generator = StyleGAN3Generator(
         shape,
         **labels_of(data),
@@ -119,7 +123,7 @@ def stylegan3(
         margin=margin if margin >= 0 else min(10, side // 2),
     )
     critic = StyleGAN2Critic(
-        shape, **labels_of(data), architecture="resnet", base=base, largest=largest, group=group
+        shape, **labels_of(data), architecture="resnet", base=critic_base, largest=largest, group=group
     )
     sigma = blur if blur >= 0 else 10 * side / 256 * turns
     method = Adversarial(
@@ -130,6 +134,7 @@ def stylegan3(
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),
         frozen=freeze,
+        remedy=remedy_of(gamma),
         grow=grow,
         blur=fading(sigma, blur_share) if sigma and blur_share > 0 else None,
     )

@@ -3,6 +3,7 @@ arXiv:1704.00028), on the residual networks of the latter."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from diptych.adversarial.augment import augmentation
@@ -63,8 +64,8 @@ def wgan_gp(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
-    if clip < 0 or penalty < 0:
-        raise WrongUse(f"penalty and clip are at least 0, not {penalty} and {clip}")
+    if not (0 <= clip < math.inf and 0 <= penalty < math.inf):
+        raise WrongUse(f"penalty and clip are at least 0 and finite, not {penalty} and {clip}")
     if not clip and not penalty:
         raise WrongUse("a Wasserstein critic needs a bounded slope", "give --penalty or --clip more than 0")
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)
@@ -80,6 +81,7 @@ def wgan_gp(
         lr_scale=late_fall,
         augment=augmentation(augment),
         frozen=freeze,
+        remedy="" if clip else "a larger --penalty",
         critic_steps=critic_steps,
     )
     return Recipe(method, batch=batch or few(data, tiny=64))

@@ -51,6 +51,7 @@ class BigGenerator(nn.Module):
         channels = widths(width, doublings, largest)
         self.chunks = chunks(latent, doublings + 1)
         self.label = label_vector(shared, classes, attributes)
+        self.norms_follow = self.label is not None  # the threshold of latents, as published
         if self.label is not None:
             for layer in self.label.children():
                 orthogonal(layer)

@@ -46,6 +46,7 @@ class DeepGenerator(nn.Module):
         doublings, height, wide = doubled(image_shape)
         channels = widths(width, doublings, largest)
         self.label = label_vector(shared, classes, attributes)
+        self.norms_follow = self.label is not None  # the threshold of latents, as published
         if self.label is not None:
             for layer in self.label.children():
                 orthogonal(layer)

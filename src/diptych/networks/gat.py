@@ -27,6 +27,7 @@ class GATGenerator(nn.Module):
     and crops. A head has 64 channels, or all of them where the width is less.
     """
 
+    normalises = True
     positions: Tensor
 
     def __init__(

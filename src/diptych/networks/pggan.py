@@ -84,6 +84,8 @@ class PGGenerator(nn.Module):
     label_gain: the label's vector, normalised as the latent is, is taken so many times.
     """
 
+    normalises = True
+
     def __init__(
         self,
         image_shape: tuple[int, int, int],
