@@ -18,7 +18,7 @@ import diptych
 from diptych import catalog, pictures
 from diptych.data import open_data
 from diptych.data.images import DataSet
-from diptych.files import write_text
+from diptych.files import write_json, write_text
 from diptych.loop import Settings, plan
 from diptych.report.lines import Line, Panel, Point, figure
 from diptych.runs import Run, load_model
@@ -85,7 +85,7 @@ def measured(run: Run, data: DataSet, steps: list[int], n: int, options: dict[st
     found = sweep(
         run.path, "steps", steps, options=options, against=data, n=n, metrics=METRICS, split="held_out"
     )
-    found.save(kept.parent)
+    write_json(kept, found.to_json())
     return found
 
 

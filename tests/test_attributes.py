@@ -334,6 +334,7 @@ def test_from_a_folder_to_a_picture(tmp_path: Path, capsys: pytest.CaptureFixtur
     expected = found.using(steps=1).sample([4], Condition(label=torch.tensor([[0.3, 1991.0]])))
     assert np.array_equal(np.load(out)["arr_0"], expected.permute(0, 2, 3, 1).numpy())
     assert cli.run([*flags, "--attributes", "0.3"]) == 2
+    assert cli.run([*flags, "--attributes", "0.3,1991", "--label", "7"]) == 2
     assert "brightness=0,year=0" in capsys.readouterr().err
     with pytest.raises(WrongUse, match="is told brightness, year"):
         catalog.recipe("consistency")(plain_only(), **spec.small, teacher=str(run.path))

@@ -213,6 +213,7 @@ WRONG = {
     "sample plain --out x.png --latents large.png": "cannot be read",
     "sample plain --out x.png --latents large.png --seeds 1": "--seeds means nothing",
     "sample plain --out x.png --latents large.png --truncation 0.5": "--truncation means nothing",
+    "edit direction plain --sefa 1 --latents large.png --truncation 0.5 --out x.png": "--truncation means",
     "edit mix plain --rows 0 --columns 1 --out x.png": "a style for each layer",
     "edit mix edm --rows 0 --columns 1 --out x.png": "no latent space",
     "edit mix style --rows 0 --columns 1 --layers 99 --out x.png": "no layer 99",

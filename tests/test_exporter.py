@@ -23,7 +23,8 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.schedules import Discrete, Flow, Schedule
 from diptych.errors import RunError, WrongUse
-from diptych.exporter import Exported, export
+from diptych.exporter import Exported, Graph, export
+from diptych.exporter.unrolled import parts_of, recorded
 from diptych.model import Condition, Model, Noise, to_uint8
 from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
 from diptych.networks.noisy_classifier import ADMClassifier
@@ -248,6 +249,30 @@ def test_guidance_by_a_classifier(tmp_path: Path, options: dict[str, object], cl
     with torch.no_grad():
         unled = led.using(guidance=0.0)(Noise([5, 11]), Condition(label=led.labels_for([5, 11])))
     assert (expected - unled).abs().max() > 0.02  # the classifier is heard
+
+
+def test_guidance_within_an_interval_is_traced_as_often_as_everywhere(tmp_path: Path) -> None:
+    """Guided steps ask for twice as many images: recorded apart, nothing was traced once."""
+    options = DiffusionOptions(sampler="euler", steps=4, guidance=2.0, guidance_low=1.0, guidance_high=20.0)
+    model = DiffusionModel(diffusion(classes=3).denoiser, options).eval()
+    graph = Graph(model, uint8=False)
+    with recorded(graph) as small:
+        graph.example(2)
+    with recorded(graph) as large:
+        graph.example(3)
+    network = next(name for name, module in graph.named_modules() if module is model.networks()[0])
+    assert [part.module for part in parts_of(graph, small, large)] == [model.networks()[0]]
+    assert len(small[network]) == 4
+    export(model, tmp_path / "model.onnx")  # is checked against the model
+
+
+def test_a_guide_that_leads_no_step_is_exported(tmp_path: Path) -> None:
+    network = ADMClassifier(SHAPE, classes=3, width=8, multipliers=(1, 2), blocks=1, attention=(5,), head=8)
+    guide = ClassifierGuide(NoisyClassifier(loud(network), Discrete("cosine")))
+    nowhere = {"guidance": 3.0, "guidance_low": 200.0, "guidance_high": 300.0}
+    options = DiffusionOptions(sampler="euler", steps=2, **nowhere)  # type: ignore[arg-type]
+    led = DiffusionModel(diffusion(classes=0).denoiser, options, guide).eval()
+    assert export(led, tmp_path / "model.onnx").difference is not None
 
 
 def test_what_the_exporter_cannot_do_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -32,7 +33,7 @@ from diptych.methods.denoising import Denoising
 from diptych.model import Condition, Noise
 from diptych.networks.unet import UNet
 from diptych.runs import Run, load_model, save_model
-from diptych.saveable import from_tree, to_tree
+from diptych.saveable import change, from_tree, to_tree
 from diptych.training import Settings
 
 MEANS, DEVIATION = torch.tensor([-1.0, 0.5, 2.0]), 0.3
@@ -451,3 +452,12 @@ def test_autoguidance_refuses(run: Run, tmp_path: Path) -> None:
     save_model(run.model(), tmp_path / "bare")
     with pytest.raises(RunError, match="early weights"):
         autoguided(tmp_path / "bare")
+    with pytest.raises(RunError, match="kept no weights"):
+        autoguided(run.path, run.path, images=7)
+    denoiser = copy.deepcopy(run.model().denoiser)  # type: ignore[attr-defined]
+    change(denoiser, jumps=True)
+    jumping = DiffusionModel(denoiser, DiffusionOptions(steps=1, sampler="consistency"))
+    save_model(jumping, tmp_path / "jumping")
+    for one, other in ((run.path, tmp_path / "jumping"), (tmp_path / "jumping", run.path)):
+        with pytest.raises(WrongUse, match="which jumps"):
+            autoguided(one, other)

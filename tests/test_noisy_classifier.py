@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conftest import made_up
 from diptych import catalog
+from diptych.autoguidance import autoguided
 from diptych.diffusion.classifier import NoisyClassifier
 from diptych.diffusion.denoiser import Denoiser, each
 from diptych.diffusion.guidance import ClassifierGuide
@@ -195,3 +196,15 @@ def test_refuses(adm: Run, tmp_path: Path) -> None:
     other = train(gan, made_up(), tmp_path / "gan", arguments=gan.small, settings=SETTINGS)
     with pytest.raises(WrongUse, match="no denoiser"):
         spec(made_up().train, **spec.small, denoiser=str(other.path))
+
+
+def test_a_led_model_is_not_taken_for_the_denoiser_in_it(adm: Run, tmp_path: Path) -> None:
+    """It would make images without labels, where its classes are its guide's."""
+    spec, data = catalog.recipe("noisy-classifier"), made_up()
+    run = train(spec, data, tmp_path / "led", arguments=spec.small, settings=SETTINGS)
+    for name, flag in (("consistency", "teacher"), ("flow", "reflow"), ("noisy-classifier", "denoiser")):
+        other = catalog.recipe(name)
+        with pytest.raises(WrongUse, match="led by a guide, which would be lost"):
+            other(data.train, **{**other.small, flag: str(run.path)})
+    with pytest.raises(WrongUse, match="has a guide, which would be lost"):
+        autoguided(run.path, adm.path)

@@ -270,6 +270,8 @@ def test_it_is_a_score_like_others() -> None:
     assert list(found) == ["eq_t", "eq_t_frac", "eq_r"]
     assert all(one.low < one.value < one.high and one.unit == "dB" for one in found.values())
     assert found["eq_t"].value > 60
+    other = equivariance(Exam(exam.model, data, n=8, seed=5))
+    assert all(other[name].value != one.value for name, one in found.items())  # other images and transforms
     with pytest.raises(NotMeasurable, match="only images"):
         equivariance(Exam(None, data, n=8, fakes=data.held_out))
 

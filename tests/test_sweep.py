@@ -10,12 +10,14 @@ import pytest
 
 from conftest import made_up
 from diptych import catalog
+from diptych.adversarial.style import StyleModel
 from diptych.cli import run as command
 from diptych.drawing import drawn_schedules, named_schedule, noised
 from diptych.errors import WrongUse
 from diptych.loop import train
+from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.report.lines import Line, Panel, Point, figure
-from diptych.runs import Run
+from diptych.runs import Run, save_model
 from diptych.sweep import steps_between, sweep
 from diptych.training import Settings
 
@@ -95,15 +97,26 @@ def test_command_leaves_table_and_drawing(
     tree = json.loads(capsys.readouterr().out)
     assert tree["values"] == [1, 2]
     assert "2 steps" in tree["model"]
-    assert {p.name for p in (out / "sweeps").iterdir()} == {"guidance.json", "guidance.md", "guidance.svg"}
+    assert {p.suffix for p in (out / "sweeps").glob("guidance-steps-2.*")} == {".json", ".md", ".svg"}
+    assert command([*arguments[:4], "--steps", "1", *arguments[6:]]) == 0  # leaves the other one there
+    assert len(list((out / "sweeps").iterdir())) == 6
+    assert "guidance-steps-1.svg" in capsys.readouterr().out
     named = ["sweep", str(out), "--sampler", "heun, ddim", "--steps", "2", "--n", "20", "--metric", "fid"]
     assert command([*named, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["values"] == ["heun", "ddim"]
-    assert (out / "sweeps" / "sampler.svg").exists()
+    assert (out / "sweeps" / "sampler-steps-2.svg").exists()
     assert command(["sweep", str(out), "--steps", "2"]) == 2
     assert "given as a range" in capsys.readouterr().err
     assert command(["sweep", str(out), "--nonsense", "1:2:1"]) == 2
     assert "no option" in capsys.readouterr().err
+
+
+def test_words_of_a_fixed_list_are_swept(tmp_path: Path) -> None:
+    network = StyleGAN2Generator((1, 8, 8), style=8, latent=8, base=64, largest=8)
+    save_model(StyleModel(network), tmp_path / "style")
+    words = f"sweep {tmp_path / 'style'} --noise const,none --against digits --n 20 --metric fid"
+    assert command(words.split()) == 0
+    assert (tmp_path / "style" / "sweeps" / "noise.svg").exists()
 
 
 @pytest.mark.parametrize("text", ["1:2", "a:b:c", "1:2:0", "2:1:1", "1:inf:1", "x,y", "0:1e9:1"])

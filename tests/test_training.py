@@ -443,6 +443,15 @@ def test_the_best_weights_of_a_run_are_not_trained_on(tmp_path: Path) -> None:
         ("edm", {"batch": 0}, "batch must be at least 1"),
         ("sngan", {"batch": -1}, "batch must be at least 0"),
         ("edm", {"label_dropout": 10.0}, "from 0 to 1, not 10"),
+        ("iddpm", {"label_dropout": 10.0}, "from 0 to 1, not 10"),
+        ("adm", {"label_dropout": -1.0}, "from 0 to 1, not -1"),
+        ("iddpm", {"width": 9}, "width must be even"),
+        ("noisy-classifier", {"width": 9}, "width must be even"),
+        ("edm", {"dropout": 2.0}, "dropout must be a share below 1, not 2.0"),
+        ("edm2", {"sigma_data": 0.0}, "sigma_data must be above 0"),
+        ("flow", {"t_std": math.nan}, "t_std must be above 0"),
+        ("consistency", {"q": 1.0}, "q must be above 1"),
+        ("consistency", {"stages": -1}, "stages must be at least 0"),
     ],
 )
 def test_sizes_and_shares_that_cannot_be_are_refused(name: str, given: dict[str, Any], says: str) -> None:

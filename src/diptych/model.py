@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +21,8 @@ from diptych.device import moved
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 
 Draw = Callable[[tuple[int, ...]], Tensor]
+# within it a model is called as a trace will see it: without shortcuts that need to know what a tensor holds
+RECORDING: ContextVar[bool] = ContextVar("RECORDING", default=False)
 
 
 def stream(seed: int) -> torch.Generator:

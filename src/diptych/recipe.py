@@ -54,6 +54,14 @@ by_half_life = half_life()
 SIZES = frozenset(
     {"width", "blocks", "batch", "latent", "depth", "largest", "base", "steps", "style", "shared", "patch"}
 )  # whole, of something
+RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "dropout": (lambda value: 0 <= value < 1, "a share below 1"),
+    "sigma_data": (lambda value: 0 < value < math.inf, "above 0 and finite"),
+    "P_std": (lambda value: 0 < value < math.inf, "above 0 and finite"),
+    "t_std": (lambda value: 0 < value < math.inf, "above 0 and finite"),
+    "q": (lambda value: 1 < value < math.inf, "above 1 and finite"),
+    "stages": (lambda value: value >= 0, "at least 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,8 @@ class RecipeSpec:
             if name in SIZES and type(value) is int and value < (0 if self.defaults[name] == 0 else 1):
                 least = "0, which means by the size of the images," if self.defaults[name] == 0 else "1"
                 raise WrongUse(f"{name} must be at least {least} not {value}")
+            if name in RANGES and not RANGES[name][0](value):
+                raise WrongUse(f"{name} must be {RANGES[name][1]}, not {value}")
         return {**self.defaults, **given}
 
     def __call__(self, data: Images, **given: Any) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ class Sweep:
     values: tuple[Value, ...]
     reports: tuple[Report, ...]
     name: str = ""  # of the model, with its other options
+    beside: str = ""  # those of its other options that were asked for
 
     @property
     def best(self) -> dict[str, Value]:
@@ -63,11 +65,16 @@ class Sweep:
         note = f"{self.name}; n = {self.reports[0].ruler.n:,}; bars: 95 % intervals"
         return str(figure("sweep", f"Sweep of {self.option}", panels, columns=2, note=note))
 
+    @property
+    def stem(self) -> str:
+        """What its files are called: by its option, and by the others that were asked for."""
+        return "-".join(filter(None, (self.option, re.sub(r"[^\w.]+", "-", self.beside)[:100])))
+
     def save(self, directory: Path) -> None:
-        """Leaves OPTION.json, OPTION.svg and OPTION.md."""
-        write_json(directory / f"{self.option}.json", self.to_json())
-        write_text(directory / f"{self.option}.svg", self.drawn())
-        write_text(directory / f"{self.option}.md", markdown(self))
+        """Leaves `stem` with .json, .svg and .md."""
+        write_json(directory / f"{self.stem}.json", self.to_json())
+        write_text(directory / f"{self.stem}.svg", self.drawn())
+        write_text(directory / f"{self.stem}.md", markdown(self))
 
     def _has(self, *names: str) -> bool:
         return all(name in report.scores for report in self.reports for name in names)
@@ -121,7 +128,8 @@ def sweep(
     graded = grade(points, settings.pop("against", None), **settings)
     own = [report for report in graded.reports if report.ruler == graded.reports[0].ruler]
     name = point_name(subject.name, options or {})
-    return Sweep(option, tuple(values), tuple(own), name)
+    beside = " ".join(f"{key} {value}" for key, value in (options or {}).items())
+    return Sweep(option, tuple(values), tuple(own), name, beside)
 
 
 def at(subject: Subject, changes: Mapping[str, Any]) -> Subject:

@@ -41,7 +41,7 @@ def transform_errors(
     stream = torch.Generator().manual_seed(seed)
     errors: dict[str, list[Tensor]] = {"eq_t": [], "eq_t_frac": [], "eq_r": []}
     for start in range(0, n, batch):
-        seeds = range(start, min(n, start + batch))
+        seeds = range(seed + start, seed + min(n, start + batch))
         noise, condition = Noise(seeds, device), Condition(label=model.labels_for(seeds)).to(device)
         latents = model.latents(noise, condition)
         still = model.render(latents, condition)

@@ -199,6 +199,8 @@ def asked(model: Model, label: int | None, attributes: str | None) -> Tensor | N
     import torch
 
     if attributes is not None:
+        if label is not None:
+            raise WrongUse("--label and --attributes were both given", "a model is told one of them")
         return torch.tensor(values(attributes, model.attribute_names))
     return None if label is None else torch.tensor(label)
 

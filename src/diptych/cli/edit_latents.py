@@ -133,7 +133,8 @@ def direction(
     .directions.npz, for --direction.
     """
     from diptych import directions, labelled, pictures
-    from diptych.latents import drawn, read_points
+    from diptych.cli.sample import refuse
+    from diptych.latents import LIMITS, drawn, read_points
 
     ways = {"sefa": sefa, "jacobian": jacobian, "from-labels": from_labels, "direction": direction}
     if sum(way is not None for way in ways.values()) != 1:
@@ -148,6 +149,8 @@ def direction(
     model, told = opened(run, device, options, label, attributes)
     if latents is not None and (seeds or told is not None):
         raise WrongUse("--seeds and labels mean nothing to given points", "leave --latents or them out")
+    if latents is not None:
+        refuse({}, set(LIMITS) & options.keys())
     moving = out.suffix.lower() in pictures.MOVING
     if moving:
         pictures.check_moving(out, fps)

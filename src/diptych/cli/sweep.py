@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
@@ -47,7 +47,7 @@ def sweep(
 
     say_on_stderr()
     keep_buffers()
-    texts = {"compose", "sigmas"}  # options that are lists themselves
+    texts = {"compose", "sigmas", "prompt"}  # options that are lists or sentences themselves
     signs = {"schedule": ","}  # of a range: a schedule's own name may have a colon, flow:3
     ranges = {
         k: text for k, text in options.items() if k not in texts and set(text) & set(signs.get(k, ":,"))
@@ -61,7 +61,8 @@ def sweep(
         if subject.model is None:
             raise WrongUse(f"{run} is no model: it has no options to sweep")
         option = name.replace("-", "_")
-        words = get_type_hints(type(subject.model.options)).get(option) in (str, str | None)
+        kind = get_type_hints(type(subject.model.options)).get(option)
+        words = kind in (str, str | None) or get_origin(kind) is Literal
         found = swept(
             subject,
             option,
@@ -88,4 +89,4 @@ def sweep(
         for value, report in zip(found.values, found.reports, strict=True)
     ]
     table(rows, [found.option, *names])
-    print(place / f"{found.option}.svg")
+    print(place / f"{found.stem}.svg")

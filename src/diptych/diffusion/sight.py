@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser, one_level
-from diptych.model import Condition
+from diptych.model import RECORDING, Condition
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Sight:
 
     def level(self, x: Tensor, sigma: float) -> Tensor:
         """The noise level as (1,), on the images' device."""
-        if torch.compiler.is_compiling() or type(x) is not Tensor:  # a graph holds its constants itself
+        traced = torch.compiler.is_compiling() or type(x) is not Tensor
+        if traced or RECORDING.get():  # a graph holds its constants itself
             return torch.full((1,), sigma, device=x.device, dtype=x.dtype)
         return one_level(sigma, x.device, x.dtype)

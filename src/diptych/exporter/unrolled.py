@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diptych.errors import RunError
 from diptych.exporter.gradients import written_out
+from diptych.model import RECORDING
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -139,6 +140,7 @@ def recorded(graph: nn.Module) -> Iterator[Calls]:
         seen[name].append(Call(given, tuple(result.shape), result.dtype) if fits else None)
 
     with ExitStack() as hooks, torch.no_grad():
+        hooks.callback(RECORDING.reset, RECORDING.set(True))  # else guided levels would differ from others
         for name, module in graph.named_modules():
             hook = partial(lambda name, _, *call: note(name, *call), name)
             hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)

@@ -170,14 +170,23 @@ def by_size(data: Images, width: int, blocks: int, lr: float) -> tuple[int, int,
     return width, blocks or (1 if small else 2), lr or 0.064 / width
 
 
-def load_denoiser(run: str, data: Images) -> NetworkDenoiser:
+def load_denoiser(run: str, data: Images, led: bool = False) -> NetworkDenoiser:
     """The averaged denoiser of another run, for the same kind of images, to be trained further.
 
-    Raises WrongUse where it does not fit.
+    led: what a guide adds to it is in what it is trained on. Raises WrongUse where it does not fit, or would
+    be without its guide.
     """
-    denoiser = load_teacher(run, data).denoiser.requires_grad_(True)
+    teacher = load_teacher(run, data)
+    denoiser = teacher.denoiser.requires_grad_(True)
+    if teacher.guide is not None and not (led and denoiser.classes == teacher.classes):
+        raise led_already(f"teacher {run}")
     assert isinstance(denoiser, NetworkDenoiser)  # as all are that a run is made of
     return denoiser
+
+
+def led_already(what: str) -> WrongUse:
+    """Why a model that has a guide is not taken for the denoiser in it."""
+    return WrongUse(f"{what} is led by a guide, which would be lost", "take the run that it was made from")
 
 
 def load_teacher(run: str, data: Images) -> DiffusionModel:

@@ -210,7 +210,7 @@ def flow(
     if reflow:
         if augment:
             raise WrongUse("pairs of a noise and its image cannot be augmented", "--reflow without --augment")
-        denoiser = rebuilt(load_denoiser(reflow, data), jumps=False)
+        denoiser = rebuilt(load_denoiser(reflow, data, led=True), jumps=False)
         written = (open_run(reflow).path / "model.safetensors").stat().st_mtime
         couple = partial(coupled_of, reflow, written, pairs)
         straighter = Reflow(denoiser, couple, lr=lr / 4, label_dropout=label_dropout, options=options)

@@ -22,7 +22,7 @@ from diptych.diffusion.variational import (
 )
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
-from diptych.methods.denoising import DenoiserMethod, always_labelled, by_size, in_units
+from diptych.methods.denoising import DenoiserMethod, always_labelled, by_size, in_units, share
 from diptych.networks.adm import ADM, multipliers_for
 from diptych.recipe import Recipe, recipe
 
@@ -50,7 +50,8 @@ class Hybrid(DenoiserMethod):
         super().__init__(denoiser, lr=lr, options=options)
         if not isinstance(schedule := denoiser.schedule, Discrete):
             raise WrongUse("variances are learned for the steps of a discrete schedule")
-        self.vlb_weight, self.label_dropout, self.c_out = vlb_weight, label_dropout, denoiser.c_out
+        self.vlb_weight, self.c_out = vlb_weight, denoiser.c_out
+        self.label_dropout = share("label_dropout", label_dropout)
         levels = torch.tensor((0.0, *schedule.exact), dtype=torch.float64)  # step i leads from i + 1 to i
         small, large = bounds(levels[1:], levels[:-1], ending(schedule))
         for name, table in (("levels", levels), ("log_small", small), ("log_large", large)):

@@ -17,7 +17,7 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import lognormal
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Condition, Loss, Method, Phase, adam, warmup_cosine
-from diptych.methods.denoising import by_size, unet_for
+from diptych.methods.denoising import by_size, led_already, unet_for
 from diptych.methods.iddpm import numbers
 from diptych.networks.adm import multipliers_for
 from diptych.networks.noisy_classifier import ADMClassifier
@@ -96,6 +96,8 @@ def trained(run: str, data: Images) -> DiffusionModel:
     model = load_model(run, "cpu")
     if not isinstance(model, DiffusionModel):
         raise WrongUse(f"denoiser {run} has no denoiser", "it is a run of a diffusion method, as adm")
+    if model.guide is not None:
+        raise led_already(f"denoiser {run}")
     if model.image_shape != data.shape or model.classes not in (0, data.classes):
         raise WrongUse(
             f"denoiser {run} makes images {model.image_shape} of {model.classes} classes, "

@@ -23,7 +23,7 @@ def equivariance(exam: Exam) -> Mapping[str, Estimate]:
 
     `eq_t`: moved by whole pixels; `eq_t_frac`: by parts of pixels as well; `eq_r`: turned by any angle.
     """
-    errors = exam.asked("equivariance").equivariance(IMAGES, device=exam.device)
+    errors = exam.asked("equivariance").equivariance(IMAGES, seed=exam.seed, device=exam.device)
     found = {name: decibels(rows) for name, rows in errors.items()}
     known = {name: estimate for name, estimate in found.items() if estimate is not None}
     if not known:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from diptych.errors import WrongUse
+
 
 class Sinusoids(nn.Module):
     """A number as cosines, then sines, of `width` / 2 frequencies from 1 down to 1 / period.
@@ -18,6 +20,8 @@ class Sinusoids(nn.Module):
 
     def __init__(self, width: int, period: float = 10_000.0, endpoint: bool = False) -> None:
         super().__init__()
+        if width % 2:
+            raise WrongUse(f"width must be even, not {width}", "times are read as cosines and sines")
         half = width // 2
         falling = torch.arange(half, dtype=torch.float32) / max(1, half - endpoint)
         self.register_buffer("frequencies", (-math.log(period) * falling).exp(), persistent=False)
