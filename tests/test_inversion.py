@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert [round(rate(t), 3) for t in (0, 0.025, 0.05, 0.5, 0.75, 0.875, 1)] == [0, 0.5, 1, 1, 1, 0.5, 0]
 
 
-def test_points_come_back_from_their_file(tmp_path: Path) -> None:
+def test_points_come_back_from_their_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, file = LatentModel(Linear(classes=3)), tmp_path / "latents.npz"
     points = drawn(model, [4, 5])
     write_points(file, points)
@@ -142,6 +143,14 @@ def test_points_come_back_from_their_file(tmp_path: Path) -> None:
     assert again.label.tolist() == [1, 2]
     assert again.names == ("4", "5")
     assert torch.equal(rendered(model, again), model.sample([4, 5]))
+    with caplog.at_level(logging.WARNING, "diptych"):
+        write_points(file, points, model)
+        read_points(file, model.using(truncation=0.5))
+        assert not caplog.messages
+        with torch.no_grad():
+            next(model.network.parameters()).add_(1.0)
+        read_points(file, model)
+        assert "made with other weights" in caplog.text
     with pytest.raises(WrongUse, match=r"shape \(2, 1, 6\), but \(N, 3, 5\)"):
         read_points(file, StyleModel(Styled()))
     with pytest.raises(WrongUse, match="label"):

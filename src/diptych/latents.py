@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +19,7 @@ from diptych.errors import RunError, WrongUse
 from diptych.files import unpacked_at_most, write
 from diptych.model import Condition, Model, Noise, to_uint8
 
+log = logging.getLogger("diptych")
 LIMITS = ("truncation", "cutoff", "threshold")  # options that keep latents near the mean
 FIRST = 2**41  # seeds for statistics, which nobody samples with
 
@@ -152,16 +155,31 @@ def chosen_layers(layers: Iterable[int], count: int) -> list[int]:
     return wanted
 
 
-def write_points(path: Path, points: Points, **more: Any) -> None:
-    """latents, label where there is one, names, and more arrays: an .npz file, atomically."""
+def fingerprint(model: Model) -> str:
+    """Of the weights that make images of latents, whatever the model's options are."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(generator_of(model).network.named_parameters()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write_points(path: Path, points: Points, model: Model | None = None, **more: Any) -> None:
+    """latents, label where there is one, names, and more arrays: an .npz file, atomically.
+
+    model: that they are of, so that `read_points` can tell another one.
+    """
     arrays: dict[str, Any] = {"latents": points.latents.numpy(), "names": np.array(points.names), **more}
+    if model is not None:
+        arrays["of"] = np.array(fingerprint(model))
     if points.label is not None:
         arrays["label"] = points.label.numpy()
     write_arrays(path, arrays)
 
 
 def read_points(path: Path, model: Model) -> Points:
-    """What `write_points` left. Raises WrongUse where the latents are not this model's."""
+    """What `write_points` left. Raises WrongUse where the latents cannot be this model's; where they are of
+    other weights, as of the same run some time ago, that is said."""
     arrays = read_arrays(path, "latents")
     latents = torch.from_numpy(arrays["latents"]).float()
     layers, width = layout(model)
@@ -172,6 +190,8 @@ def read_points(path: Path, model: Model) -> Points:
         )
     if not latents.isfinite().all():
         raise WrongUse(f"{path} holds latents that are not finite")
+    if "of" in arrays and str(arrays["of"]) != fingerprint(model):
+        log.warning("%s was made with other weights than these: their images may be quite others", path)
     label = torch.from_numpy(arrays["label"]) if "label" in arrays else None
     if label is not None:
         model.check(Condition(label=label), len(latents))

@@ -80,7 +80,7 @@ def invert(
     names, told = tuple(map(str, files)), asked(model, label, attributes)
     watch = progress(len(files) * steps)
     found = inversion.invert(model, shown, label=told, options=how, names=names, watch=watch)
-    write_points(out / "latents.npz", found.points)
+    write_points(out / "latents.npz", found.points, model)
     pairs = torch.stack([shown, found.image], 1).flatten(0, 1)
     pictures.save(pictures.sheet(pairs, columns=2, least=64), out / "reconstruction.png")
     record = {"run": str(run), "space": found.space, "steps": steps, "images": found.facts()}
