@@ -244,7 +244,7 @@ def test_costs_what_the_arithmetic_says() -> None:
         ({"width": 100}, "width 100 cannot be split"),
         ({"positions": "rotery"}, "there are no positions called rotery.*did you mean rotary"),
         ({"target": "eps"}, "target is flow or v"),
-        ({"patch": -1}, "patch must be at least 1"),
+        ({"patch": -1}, "patch must be at least 0"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong: dict[str, object], said: str) -> None:
