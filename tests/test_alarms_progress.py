@@ -21,6 +21,7 @@ from diptych.data import open_data
 from diptych.loop import build
 from diptych.method import Clock
 from diptych.model import from_uint8
+from diptych.runs import best_of
 from diptych.training import Settings
 
 LEVEL = 0.05
@@ -94,6 +95,20 @@ def test_quality_that_falls_while_the_loss_falls() -> None:
     assert noisy is not None
     assert noisy.state == OK
     assert overtraining(logged(denoiser=falling), LEVEL) is None
+
+
+def test_exams_of_another_size_are_not_compared() -> None:
+    """FID falls with n: a larger exam before, or after, would be the best for good."""
+    history = examined([20, 35, 30, 24], [1.0, 0.9, 0.8, 0.7])
+    sized = [{**line, "exam_n": n} for line, n in zip(history, (2048, 64, 64, 64), strict=True)]
+    for count, images in ((1, 100), (2, 200), (3, 300), (4, 400)):
+        best = best_of(sized[:count])
+        assert best is not None
+        assert best["images"] == images
+        found = overtraining(sized[:count], LEVEL)
+        assert found is not None
+        assert found.state == OK
+    assert best_of([]) is None
 
 
 def test_the_best_of_several_is_low_by_chance() -> None:

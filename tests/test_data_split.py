@@ -79,7 +79,9 @@ def test_too_few_different_images() -> None:
 
 
 def test_held_out_as_fraction_and_count() -> None:
-    assert [len(open_data("shapes:100", held_out=h).held_out) for h in (0.5, 7, None)] == [50, 7, 20]
+    assert [len(open_data("shapes:100", held_out=h).held_out) for h in (0.5, 7, 7.0, None)] == [50, 7, 7, 20]
+    with pytest.raises(WrongUse, match="neither a fraction nor a count"):
+        open_data("shapes:100", held_out=7.5)
 
 
 def test_digits_are_scikit_learns() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import made_up
 from diptych import catalog
 from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
@@ -155,6 +156,15 @@ def test_the_report_says_what_it_was_made_with(digits: DataSet, report: Report) 
 
 def test_floor_of_equals_the_floor_in_the_report(digits: DataSet, report: Report) -> None:
     assert floor_of(digits, metrics=QUALITY) == report.floor
+
+
+def test_no_floor_of_fewer_images(caplog: pytest.LogCaptureFixture) -> None:
+    """FID of 36 training images beside that of 324 would tell of n alone."""
+    few = made_up((1, 8, 8), n=36, held_out=324)
+    with caplog.at_level(logging.WARNING, "diptych"):
+        assert floor_of(few, metrics=QUALITY) == {}
+    assert "36 training images tell none" in caplog.text
+    assert floor_of(few, n=36, metrics=["kid"])
 
 
 def test_given_images_are_measured_without_a_model(digits: DataSet) -> None:

@@ -242,3 +242,16 @@ def test_metrics_of_an_exam() -> None:
     with pytest.raises(NotMeasurable, match="needs 12 real and 12 fake"):
         precision_recall(Exam(None, small, n=8, fakes=small.train))
     assert issubclass(NotMeasurable, DiptychError)
+
+
+def test_the_spread_is_that_of_all_classes_though_files_are_sorted() -> None:
+    """The first 200 of 1,000 sorted fakes are of two of ten classes; their spread was twice the true one."""
+    stream = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(10, 8, generator=stream)
+    label = torch.arange(1000) // 100
+    real, fake = (centres[label] + torch.randn(1000, 8, generator=stream) for _ in range(2))
+    real = real[torch.randperm(1000, generator=stream)]
+    mixed = fake[torch.randperm(1000, generator=stream)]
+    ordered, shuffled = (measured(real, each, most=200)[1] for each in (fake, mixed))
+    for one, other in zip(ordered, shuffled, strict=True):
+        assert one.error == pytest.approx(other.error, rel=0.5)

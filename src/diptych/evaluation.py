@@ -163,9 +163,11 @@ def floor_of(
 ) -> dict[str, Estimate]:
     """What real training images score in the fakes' place: no model can be expected to do better.
 
-    Nothing where no training images are known.
+    Nothing where fewer training images than n are known: most scores depend on how many images there are.
     """
-    if not len(data.train):
+    if len(data.train) < (looked_at := min(n, len(data.held_out))):
+        if len(data.train):
+            log.warning("no floor: of %d images, %d training images tell none", looked_at, len(data.train))
         return {}
     floored = [each.name for each in metrics_named(metrics) if each.floored and not each.timed]
     return measured(Exam(None, data, n=n, seed=seed, extractor=extractor).against_real(), floored)

@@ -147,10 +147,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 def best_of(lines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The line of log.jsonl with the best exam, the first of equals; None where there was none.
 
-    Lines at which an alarm took training back do not count: their checkpoint holds other weights.
+    Exams of another n than the last one's do not count: FID falls with n. Nor do lines at which an alarm
+    took training back: their checkpoint holds other weights.
     """
     scored = [line for line in lines if QUALITY in line.get("exam", {}) and "reaction" not in line]
-    return min(scored, key=lambda line: line["exam"][QUALITY], default=None)
+    alike = [line for line in scored if line.get("exam_n") == scored[-1].get("exam_n")]
+    return min(alike, key=lambda line: line["exam"][QUALITY], default=None)
 
 
 def save_best(model: Model, run: Run, line: Mapping[str, Any]) -> None:

@@ -93,7 +93,8 @@ def overtraining(history: Sequence[Line], level: float) -> Verdict | None:
     exams = [line for line in history if "fid_error" in line.get("exam", {})]
     if not exams or exams[-1] is not history[-1]:
         return None
-    *earlier, now = exams
+    *others, now = exams
+    earlier = [line for line in others if line.get("exam_n") == now.get("exam_n")]  # FID falls with n
     if not earlier:
         return Verdict("overtraining", OK, 0.0, 0.0, level, "the first exam")
     best = min(earlier, key=lambda line: float(line["exam"]["fid"]))

@@ -35,6 +35,8 @@ def wanted(held_out: float | int | None, n: int) -> int:
     """How many of n images to hold out: a count, a fraction, or by default a fifth, at most 10,000."""
     if held_out is None:
         return max(2, min(round(SHARE * n), MOST))
+    if isinstance(held_out, float) and held_out >= 2 and held_out.is_integer():
+        held_out = int(held_out)  # a count, as command lines read it
     if isinstance(held_out, bool) or not (held_out >= 2 if isinstance(held_out, int) else 0 < held_out < 1):
         raise WrongUse(
             f"held_out = {held_out} is neither a fraction nor a count", "0.2, or 1000; at least 2 images"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diptych.exam import Exam
+from diptych.exam import Exam, shuffle
 from diptych.metrics.intervals import Spread, enough, spreads, subsets
 from diptych.metrics.neighbours import Balls, meet, radii
 
@@ -55,11 +55,11 @@ def shares(real: Tensor, fake: Tensor, k: int = PRECISION_K, density_k: int = DE
 def measured(real: Tensor, fake: Tensor, most: int = MOST) -> tuple[Shares, list[Spread]]:
     """The four of features (N, D) and (M, D), and the spread of each.
 
-    The spread is that over halves of the first `most` images of each set, whose distances are computed once
-    and looked up; from more images than that, it is scaled.
+    The spread is that over halves of `most` images of each set, whose distances are computed once and looked
+    up; from more images than that, it is scaled.
     """
     real_balls, fake_balls = _balls(real, fake, PRECISION_K, DENSITY_K)
-    x, y = real[:most].double(), fake[:most].double()
+    x, y = (some(each, most).double() for each in (real, fake))
     pairs, scale = subsets(len(x), len(y), most)
     inner_x, inner_y = (_Inner(each, len(rows)) for each, rows in zip((x, y), pairs[0], strict=True))
     across = _distances(x, y)
@@ -72,6 +72,12 @@ def measured(real: Tensor, fake: Tensor, most: int = MOST) -> tuple[Shares, list
     density = UNTOLD * (all_ / few if few else root)
     scales = torch.tensor([root, root, density, root], dtype=torch.float64)
     return _shares(real_balls, fake_balls, DENSITY_K), spreads(values * scales, scale)
+
+
+def some(features: Tensor, most: int) -> Tensor:
+    """All of them, or so many that stand for all: files are often sorted by class."""
+    n = len(features)
+    return features if n <= most else features[torch.from_numpy(shuffle(n)[:most]).to(features.device)]
 
 
 def _balls(real: Tensor, fake: Tensor, k: int, density_k: int) -> tuple[Balls, Balls]:
