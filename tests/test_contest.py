@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from conftest import made_up, newest
 from diptych import catalog, contest, loop
+from diptych.cli import run as typed
 from diptych.contest import SCORES, Entry, Rules, duel
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, WrongUse
@@ -100,11 +102,57 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained() -> None:
         ({"at_most": {"latency": 3.0}}, "no score called latency"),
         ({"best": "vendi_ratio"}, "no better side"),
         ({"at_least": {"recall": math.nan}}, "not a number"),
+        ({"n": 0}, "n is 0"),
     ):
         with pytest.raises(WrongUse, match=says):
             Rules(**wrong)  # type: ignore[arg-type]
     measured = {score for name in (*PANEL, "speed") for score in (name, *GIVEN.get(name, ()))}
     assert measured - catalog.metrics().keys() <= SCORES.keys() <= measured
+
+
+@pytest.mark.parametrize(
+    ("asked", "says", "hint"),
+    [
+        ({"best": "fid", "n": 12}, "fid is to decide .* FID needs 16 .* there are 12", "--n"),
+        ({"best": "fid_infinity", "n": 2000}, "fid_infinity is to decide", "32 images are held out"),
+        (
+            {"best": "kid", "at_least": {"authpct": 50.0}},
+            "authpct has a limit .* copying needs 40",
+            "--held-out",
+        ),
+    ],
+)
+def test_a_score_that_the_data_is_too_small_for_is_refused_before_training(
+    small: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, Any],
+    says: str,
+    hint: str,
+) -> None:
+    monkeypatch.setattr(contest, "train", None)
+    monkeypatch.setattr(contest, "plan", None)
+    with pytest.raises(WrongUse, match=says) as error:
+        duel(small, entries("edm"), tmp_path, rules=Rules(settings=RULES.settings, **asked))
+    assert hint in error.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_score_that_can_be_had_may_decide() -> None:
+    """Of enough images, also where fewer are trained on than measured; what needs a model is left."""
+    for few in (made_up(n=400, held_out=320), made_up(n=100, held_out=320)):
+        for name in (name for name, better in SCORES.items() if better != "neither"):
+            contest.check_measurable(few, Rules(best=name))
+    for name in ("latency_ms", "parameters", "flops", "memory_mib", "images_per_s"):
+        contest.check_measurable(made_up(held_out=2), Rules(best=name))
+
+
+def test_a_dry_run_refuses_such_a_score_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", pixels)
+    command = ["duel", str(tmp_path / "few.npz"), "--dry-run", "--device", "cpu", "--contenders", "edm"]
+    assert typed([*command, "--out", str(tmp_path / "duel")]) == 2
+    assert "fid is to decide but cannot be measured here" in capsys.readouterr().err
 
 
 def test_killed_and_run_again_it_continues(small: DataSet, tmp_path: Path, no_stopwatch: list[int]) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,21 @@ def test_memory_counts_what_an_exam_takes(tmp_path: Path, brisk: None) -> None:
             return self
 
     assert foretold(data, tmp_path / "run", examine=Greedy(data, 8)).memory_mib > before + 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's peak never falls")
+def test_each_forecast_has_a_peak_of_its_own(tmp_path: Path, brisk: None) -> None:
+    """What was held before, by another contender's rehearsal, say, is not counted; from the start, it is."""
+    data = made_up()
+    usual = foretold(data, tmp_path / "run").memory_mib
+    held = torch.ones(int(usual + 400) * 2**18)
+    assert foretold(data, tmp_path / "run").memory_mib > usual + 300  # in use all the time
+    del held
+    assert foretold(data, tmp_path / "run").memory_mib < usual + 150
+    once = torch.ones(int(usual + 400) * 2**18).sum()
+    assert once > 0
+    whole = foretold(data, tmp_path / "run", started=time.perf_counter()).memory_mib
+    assert whole > usual + 300
 
 
 def test_what_is_said(tmp_path: Path, brisk: None, capsys: pytest.CaptureFixture[str]) -> None:

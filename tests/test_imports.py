@@ -152,6 +152,7 @@ LAW: dict[str, set[str]] = {
         "model",
         "metrics",
         "machine",
+        "shortage",
     },
     "comparison": {"errors", "scores"},
     "choice": {"errors", "checking", "scores", "comparison", "choice"},

@@ -130,6 +130,35 @@ def test_a_larger_batch_is_tried_for_slow_models_too(monkeypatch: pytest.MonkeyP
     assert list(calls) == [1, *BATCHES]
 
 
+SHORTAGES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to ..."),
+    MemoryError(),
+)
+
+
+@pytest.mark.parametrize("error", [*SHORTAGES, RuntimeError("a shape is wrong")], ids=str)
+def test_the_search_for_throughput_ends_where_memory_does(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    smallest = 64
+
+    def until(model: Model, batch: int, seconds: float, **how: object) -> list[float]:
+        if batch >= smallest:
+            raise error
+        return [0.1] * 6
+
+    monkeypatch.setattr(module, "timed", until)
+    if error not in SHORTAGES:
+        with pytest.raises(RuntimeError, match="shape"):
+            calls_by_batch(Sleeper())
+        return
+    assert list(calls_by_batch(Sleeper())) == [1, 4, 16]
+    smallest = 1  # a model that not one image can be drawn from has no speed
+    with pytest.raises(type(error)):
+        calls_by_batch(Sleeper())
+
+
 def test_by_batch_rests_on_the_same_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Model] = []
 

@@ -61,10 +61,10 @@ def test_names_have_places_of_their_own(run: Run, tmp_path: Path) -> None:
     assert [report.options["sampler"] for report in found.reports] == names
     assert found.best["fid"] in names
     found.save(tmp_path)
-    assert [row.split(" | ")[0] for row in (tmp_path / "sampler.md").read_text().splitlines()[2:]] == [
+    assert [row.split(" | ")[0] for row in (tmp_path / f"{found.stem}.md").read_text().splitlines()[2:]] == [
         f"| {name}" for name in names
     ]
-    root = ElementTree.fromstring((tmp_path / "sampler.svg").read_text())
+    root = ElementTree.fromstring((tmp_path / f"{found.stem}.svg").read_text())
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert all(texts.count(name) == 3 for name in names)  # under two panels, at the points of the third
     assert not [p for p in root.iter("{http://www.w3.org/2000/svg}polyline") if p.get("class") == "curve"]

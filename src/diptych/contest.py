@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from diptych import pictures
@@ -16,9 +17,9 @@ from diptych.alarms import LEVEL
 from diptych.checking import made
 from diptych.choice import check_names, choose
 from diptych.data.images import DataSet
-from diptych.errors import Alarmed, Diverged
-from diptych.evaluation import PANEL, evaluate, floor_of
-from diptych.exam import Exam, nearest_training_images
+from diptych.errors import Alarmed, Diverged, NotMeasurable, WrongUse
+from diptych.evaluation import MACHINE, PANEL, evaluate, floor_of, metrics_named
+from diptych.exam import Exam, nearest_training_images, shuffle
 from diptych.files import read_json, write_json
 from diptych.loop import Plan, before, build, expected_ticks, plan, train, versions
 from diptych.machine import machine
@@ -70,6 +71,8 @@ class Rules:
     def __post_init__(self) -> None:
         check_names(SCORES, self.best, self.at_most, self.at_least)
         check_number(0 if self.exam == "auto" else self.exam)
+        if self.n < 1:
+            raise WrongUse(f"n is {self.n}", "n is how many images each score looks at, 1 or more")
 
 
 def duel(
@@ -90,6 +93,7 @@ def duel(
     """
     out = Path(out)
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    check_measurable(data, rules)
     start = starts(data, entries, out, rules)
     trained: dict[str, str] = {}  # name -> why it failed, or nothing
     for entry in entries:
@@ -131,6 +135,30 @@ def duel(
     )
     write_report(record, out)
     return record
+
+
+def check_measurable(data: DataSet, rules: Rules) -> None:
+    """Raises WrongUse where a score that decides or is limited cannot be had of this data, at this n.
+
+    Found by measuring it of training images in the fakes' place. What is of the model or of the machine only
+    cannot be known so early.
+    """
+    if not len(data.train):
+        return
+    held_out = len(data.held_out)
+    # as many as a model draws, the same again where there are fewer
+    rows = np.sort(np.resize(shuffle(len(data.train)), min(rules.n, held_out)))
+    exam = Exam(None, data, n=rules.n, seed=rules.settings.seed, fakes=data.train.subset(rows))
+    more = "look at more: --n" if rules.n < held_out else "keep more for measuring: --held-out"
+    for name in dict.fromkeys((rules.best, *rules.at_most, *rules.at_least)):
+        (metric,) = metrics_named([name])
+        try:
+            if metric.name not in MACHINE:
+                metric(exam)
+        except NotMeasurable as error:
+            role = "is to decide" if name == rules.best else "has a limit"
+            hint = error.hint or f"{held_out:,} images are held out, n is {rules.n:,}; {more}"
+            raise WrongUse(f"{name} {role} but cannot be measured here: {error.message}", hint) from error
 
 
 class Start(NamedTuple):

@@ -7,7 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 
 import torch
 
@@ -126,3 +127,27 @@ def keep_buffers() -> None:
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             mallopt(option, 2**31 - 1)
+
+
+def resident() -> tuple[float, float]:
+    """MiB of this process that are in memory, now and at the peak."""
+    with suppress(OSError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        found = {
+            line.split(":")[0]: float(line.split()[1]) / 1024
+            for line in lines
+            if line.startswith(("VmRSS", "VmHWM"))
+        }
+        if len(found) == 2:
+            return found["VmRSS"], found["VmHWM"]
+    import resource
+
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak, peak
+
+
+def reset_peak() -> None:
+    """Lets the peak start from now where the system can; elsewhere it counts from the process's start."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")

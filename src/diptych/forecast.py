@@ -6,11 +6,14 @@ and a few of its ticks with all that they do, in a folder beside the run's that 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
 import logging
 import math
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +27,7 @@ import torch
 from diptych import loop, parallel, pictures
 from diptych.aside import aside
 from diptych.data.images import DataSet
-from diptych.device import deterministic, keep_buffers, synchronize
+from diptych.device import deterministic, keep_buffers, reset_peak, synchronize
 from diptych.files import write_json
 from diptych.interrupts import terminable
 from diptych.probe import at_progress, peak_memory
@@ -90,11 +93,14 @@ def forecast(
     started: float | None = None,
     clock: Clock = time.perf_counter,
 ) -> Forecast:
-    """What `train` with these arguments would take. Memory is the process's peak so far.
+    """What `train` with these arguments would take.
 
-    started: `clock()` when the process began, whose seconds until now a training takes as well. clock:
+    started: `clock()` when the process began, whose seconds until now, and whose peak of memory, a training
+    takes as well; None: memory is this rehearsal's peak, not that of one before it. clock:
     `time.process_time` counts the processor's seconds, whatever else the machine does.
     """
+    if started is None:
+        fresh_peak()
     keep_buffers()
     begun = clock() if started is None else started
     settings = replace(settings, on_alarm="warn")  # a training that has hardly begun is no cause for more
@@ -112,6 +118,17 @@ def forecast(
                 seen = rehearse(folder, training, examine, expected.flop_per_image, clock)
     found = summed(training, expected.flop_per_image, seen, start, encoded(data) / 2**20, examine)
     return Forecast(**parallel.of_first(found.to_json()))
+
+
+def fresh_peak() -> None:
+    """Lets the process's peak of memory start from what is in use now, where the system can: Linux."""
+    if sys.platform != "linux":
+        return
+    gc.collect()
+    # freed memory that `keep_buffers` has kept would count as in use
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    reset_peak()
 
 
 def fork_rng() -> AbstractContextManager[None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import torch
 
 from diptych import parallel
 from diptych.budget import Budget
-from diptych.device import synchronize
+from diptych.device import resident, synchronize
 from diptych.flops import FlopCounter
 from diptych.training import Training, length
 
@@ -131,8 +129,7 @@ def peak_memory(device: torch.device) -> float:
     """MiB: of the GPU's allocator, or of this process on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return resident()[1]
 
 
 def disk(training: Training) -> float:

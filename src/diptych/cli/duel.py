@@ -64,7 +64,7 @@ def duel(
     Killed and run again, it continues where it was. The page is OUT/index.html.
     """
     from diptych.cli.foretell import foretell
-    from diptych.contest import Rules
+    from diptych.contest import Rules, check_measurable
     from diptych.contest import duel as fight
     from diptych.forecast import forecast
     from diptych.parallel import refuse
@@ -86,6 +86,7 @@ def duel(
         entries = [replace(one, name=f"{one.name}-{i}") for i, one in enumerate(entries, 1)]
     images = ingest.open(data)
     if dry_run:
+        check_measurable(images, rules)
         quick = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
         how: dict[str, Any] = {"settings": settings, "examine": quick}
         expected = {

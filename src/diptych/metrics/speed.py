@@ -12,17 +12,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from diptych.device import keep_buffers, synchronize
+from diptych.device import keep_buffers, reset_peak, resident, synchronize
 from diptych.errors import DiptychError, NotMeasurable, RunError
 from diptych.exam import Exam, metric
 from diptych.metrics.intervals import rank_interval
 from diptych.model import Model
 from diptych.scores import Better, Estimate
+from diptych.shortage import is_shortage
 
 BATCHES = (4, 16, 64, 256)
 ONE, MANY = 0.8, 0.2  # seconds spent at batch 1, and at each larger batch
@@ -166,7 +166,8 @@ def _in_own_process(job: Mapping[str, Any]) -> list[tuple[dict[str, list[float]]
 def calls_by_batch(model: Model, patience: float = PATIENCE) -> dict[int, list[float]]:
     """Seconds of each of repeated calls at batch 1, then at larger batches while they give more images/s.
 
-    One larger batch at least is tried where a call at batch 1 takes less than `SLOWEST`.
+    One larger batch at least is tried where a call at batch 1 takes less than `SLOWEST`; none above one that
+    memory does not suffice for.
     """
     calls = {1: timed(model, 1, ONE, patience=patience)}
     for batch in BATCHES:
@@ -175,7 +176,12 @@ def calls_by_batch(model: Model, patience: float = PATIENCE) -> dict[int, list[f
         expected = batch / rate
         if expected > LONGEST and (len(calls) > 1 or 1 / rate > SLOWEST):
             break
-        calls[batch] = timed(model, batch, MANY, warm=expected < LONGEST)
+        try:
+            calls[batch] = timed(model, batch, MANY, warm=expected < LONGEST)
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            break
         if batch / min(calls[batch]) < 1.05 * rate:
             break
     return calls
@@ -233,30 +239,6 @@ class Memory:
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
         return max(0.0, resident()[1] - self.before)
-
-
-def resident() -> tuple[float, float]:
-    """MiB of this process that are in memory, now and at the peak."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        found = {
-            line.split(":")[0]: float(line.split()[1]) / 1024
-            for line in lines
-            if line.startswith(("VmRSS", "VmHWM"))
-        }
-        if len(found) == 2:
-            return found["VmRSS"], found["VmHWM"]
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return peak, peak
-
-
-def reset_peak() -> None:
-    """Lets the peak start from now where the system can; elsewhere it counts from the process's start."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def main(text: str) -> None:
