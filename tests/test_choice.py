@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from diptych.choice import Choice, choose
-from diptych.errors import NotComparable, WrongUse
+from diptych.cli import run
+from diptych.cli.common import reports_of
+from diptych.errors import NotComparable, RunError, WrongUse
 from diptych.scores import Estimate, Report, RulerCard
 
 CARD = RulerCard("features 1", "0" * 64, "digits", "1" * 64, 500, "none", 0, "1")
@@ -218,3 +220,25 @@ def test_choosing_does_not_import_torch():
     script = "import sys, diptych.choice, diptych.report.record; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_reports_are_read_out_of_every_file_that_holds_some(tmp_path):
+    points = [each.to_json() for each in (FAST, GOOD)]
+    files = {
+        "one": points[0],
+        "graded": {"reports": points, "differences": [], "warnings": []},
+        "duel": {
+            "contenders": [{"name": "a", "points": points[:1]}, {"name": "b", "points": points[1:]}, {}]
+        },
+        "other": {"contents": 3},
+    }
+    for name, tree in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(tree))
+    assert reports_of(tmp_path / "one.json") == [FAST]
+    assert reports_of(tmp_path / "graded.json") == reports_of(tmp_path / "duel.json") == [FAST, GOOD]
+    assert reports_of(tmp_path / "other.json") == []
+    assert run(["choose", str(tmp_path / "graded.json")]) == 0
+    for broken in ({"reports": 3}, {"reports": [3]}, {"contenders": [3]}, {"contenders": [{"points": 3}]}):
+        (tmp_path / "broken.json").write_text(json.dumps(broken))
+        with pytest.raises(RunError, match=r"broken\.json: "):
+            reports_of(tmp_path / "broken.json")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +164,63 @@ def test_one_process_does_not_wait_for_others() -> None:
     rows = torch.arange(3)
     assert parallel.united(rows) is rows
     assert store.rank() == 0
+
+
+def test_unknown_flags_are_named_where_only_images_are_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(folder / "noisy.npz"), "--against", "digits", "--metric", "fid", "--no-floor"]
+    assert run([*command, "--metrics", "kid", "--stepz", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "no flag --metrics" in said
+    assert "did you mean metric?" in said
+    assert run([*command, "--stepz", "4"]) == 2
+    assert "no flag --stepz" in capsys.readouterr().err
+    with pytest.raises(WrongUse, match="images have no options"):
+        diptych.compare([folder / "noisy.npz"], "digits", metrics=("fid",), floor=False, stepz=4)
+    command.insert(1, str(folder / "generator"))
+    assert run([*command, "--stepz", "4"]) == 2  # the model says which it has
+    assert "no option 'stepz'" in capsys.readouterr().err
+
+
+def test_results_are_told_where_the_run_cannot_be_written_to(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(folder / "generator", tmp_path / "generator")
+    shutil.rmtree(copy / "reports", ignore_errors=True)
+    (copy / "reports").write_text("in the way")
+    command = ["evaluate", str(copy), "--against", "digits", "--n", "100", "--metric", "fid", "--no-floor"]
+    assert run([*command, "--json", "--out", str(tmp_path / "out.json")]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out) == json.loads((tmp_path / "out.json").read_text())
+    assert "the report of generator is not kept" in " ".join(told.err.split())
+    (copy / "reports").unlink()
+    assert (
+        run([*command, "--out", str(tmp_path / "out.json" / "in.json")]) == 1
+    )  # this one is kept all the same
+    assert list(copy.glob("reports/**/*.json"))
+
+
+def test_a_price_is_checked_and_measured_beside_named_metrics(folder: Path) -> None:
+    both = [folder / "noisy.npz", folder / "generator"]
+    settings: dict[str, Any] = {"n": 100, "metrics": ("fid",), "floor": False}
+    with pytest.raises(WrongUse, match="the price of an hour is -3"):
+        grade([folder / "nowhere"], "digits", price=-3, **settings)  # before anything is opened
+    with pytest.raises(WrongUse, match="images have no price"):
+        grade(both[:1], "digits", price=3, **settings)
+    noisy, model = grade(both, "digits", price=3, **settings).reports
+    assert (set(noisy.scores), set(model.scores)) == ({"fid"}, {"fid", "price_per_1000"})
+
+
+def test_what_is_not_for_a_reference_is_refused(folder: Path) -> None:
+    real, generator = folder / "real.npz", folder / "generator"
+    refused: dict[str, Any] = {"size": 16, "channels": 3, "split": "held_out"}
+    images = diptych.open_data("digits").held_out
+    for name, value in refused.items():
+        for against in (generator, images):
+            with pytest.raises(WrongUse, match=f"--{name} {value} is not for"):
+                grade([real], against, metrics=("fid",), **{name: value})
+    with pytest.raises(WrongUse, match="--fit pad is not for"):
+        grade([generator], images, metrics=("fid",), fit="pad")
+    assert grade([real], images, n=50, metrics=("fid",), fit="pad").reports  # brings images to its shape
+    assert grade([real], real, n=50, metrics=("fid",), size=16, fit="pad").reports

@@ -329,3 +329,36 @@ def test_nothing_is_said_where_nothing_is_odd(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "diptych"):
         open_all([tmp_path / "a.npy"], tmp_path / "a.npy")
     assert not caplog.messages
+
+
+def test_channels_that_are_asked_for_are_given(tmp_path: Path) -> None:
+    colour = noise(12, 10, 8, 3)
+    np.save(tmp_path / "a.npy", colour)
+    folder(tmp_path / "b", colour)
+    np.save(tmp_path / "small.npy", noise(12, 8, 8, 3))
+    subjects, data = open_all([tmp_path / "a.npy", tmp_path / "b"], tmp_path / "a.npy", channels=1, size=8)
+    for subject in subjects:
+        assert subject.images is not None  # the same way as the reference: equal to the last bit
+        assert np.array_equal(subject.images.pixels, data.held_out.pixels)
+    held = Images(colour)
+    (subject,), _ = open_all([held], tmp_path / "a.npy", channels=1, size=8)
+    assert subject.images is not None
+    assert np.array_equal(subject.images.pixels, data.held_out.pixels)
+    grey = open_subject(held, channels=1).images
+    assert grey is not None
+    assert grey.shape == (1, 10, 8)
+    with pytest.raises(DataError, match="but the reference is grey"):  # not asked for
+        open_all([tmp_path / "small.npy"], Images(noise(5, 8, 8, 1)))
+    (_, subject), data = open_all([generator(), tmp_path / "a.npy"], tmp_path / "small.npy", channels=1)
+    assert data.held_out.shape == subject.shape == (3, 8, 8)  # models set the shape
+    assert subject.images is not None
+    assert not np.array_equal(subject.images.pixels[..., 0], subject.images.pixels[..., 1])
+
+
+def test_a_fit_that_is_asked_for_wins_over_a_run(tmp_path: Path) -> None:
+    source = folder(tmp_path / "photos", noise(30, 16, 20, 3))
+    subject = open_subject(run(tmp_path / "a", source, size=8, fit="pad"))
+    for asked, meant in ((None, "pad"), ("crop", "crop"), ("stretch", "stretch")):
+        data = open_reference(like=[subject], fit=asked)  # type: ignore[arg-type]
+        expected = open_data(source, size=8, fit=meant).held_out  # type: ignore[arg-type]
+        assert data.held_out.sha256 == expected.sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from diptych.data.images import DataSet
 from diptych.errors import WrongUse
 from diptych.evaluation import exam_of, floor_of, measured, metrics_named, report_of
 from diptych.model import Model
-from diptych.reference import Split, open_all
+from diptych.reference import Split, check_used, open_all
 from diptych.scores import Report, point_name
 from diptych.subject import Source, Subject, check_prompts
 
@@ -58,7 +59,7 @@ def grade(
     metrics: Sequence[str] | None = None,
     split: Split = "auto",
     size: int | None = None,
-    fit: Fit = "crop",
+    fit: Fit | None = None,
     channels: Channels | None = None,
     adjust: Adjust | None = None,
     device: str = "auto",
@@ -68,15 +69,16 @@ def grade(
     """Measures every source (see `diptych.subject`) against the same images with each ruler.
 
     adjust: gives a model with other options (steps, guidance), and which; a model that has no such option is
-    measured as it is, unless none has.
+    measured as it is, unless none has. price: of an hour of this machine; models are given what images cost.
     Raises WrongUse where a name, an option or n cannot be meant, and what opening a source raises.
     """
     if not sources:
         raise WrongUse("there is nothing to measure", "name runs, folders, .npz files or pipelines")
-    if metrics is None and price is not None:
-        chosen = [*metrics_named(None), *metrics_named(["price"])]
-    else:
-        chosen = metrics_named(metrics)
+    if price is not None and not 0 <= price < math.inf:
+        raise WrongUse(f"the price of an hour is {price:g}", "it is 0 or more, as in --price 2.5")
+    chosen = metrics_named(metrics)
+    priced = [] if price is None else [m for m in metrics_named(["price"]) if m not in chosen]
+    check_used(sources, against, split=split, size=size, fit=fit, channels=channels)
     subjects, reference = open_all(
         sources, against, split=split, size=size, fit=fit, channels=channels, n=n, seed=seed, device=device
     )
@@ -84,8 +86,8 @@ def grade(
     for subject, _ in points:
         check_prompts(subject, reference.held_out.captions)
     n = common_n(n, reference, subjects)
-    # what a machine does is the same under every ruler
-    panels = [chosen, *([m for m in chosen if not m.timed] for _ in rulers[1:])]
+    if priced and all(subject.model is None for subject in subjects):
+        raise WrongUse("images have no price, and there is no model among these", "leave --price out")
     floors = {
         ruler: floor_of(reference, n=n, seed=seed, extractor=ruler, metrics=metrics) if floor else {}
         for ruler in rulers
@@ -93,9 +95,12 @@ def grade(
     reports = []
     for subject, name in points:
         exam = exam_of(subject.asked, reference, n=n, seed=seed, extractor=rulers[0], price=price)
-        for ruler, panel in zip(rulers, panels, strict=True):
+        panel = chosen if subject.model is None else [*chosen, *priced]
+        for i, ruler in enumerate(rulers):
             exam = exam.seen_by(ruler)
-            scores = measured(exam, [m.name for m in panel], strict=metrics is not None)
+            # what a machine does is the same under every ruler
+            seen = [m.name for m in panel if not (i and m.timed)]
+            scores = measured(exam, seen, strict=metrics is not None)
             reports.append(
                 report_of(
                     exam,
@@ -124,6 +129,8 @@ def adjusted(subjects: Sequence[Subject], adjust: Adjust | None) -> list[tuple[S
     """Each subject with other options where it has them, and the name that says so."""
     if adjust is None:
         return [(subject, subject.name) for subject in subjects]
+    if all(subject.model is None for subject in subjects):
+        raise WrongUse("images have no options, and there is no model among these", "leave the options out")
     points: list[tuple[Subject, str]] = []
     refused: list[WrongUse] = []
     for subject in subjects:

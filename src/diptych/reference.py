@@ -37,7 +37,7 @@ def open_all(
     *,
     split: Split = "auto",
     size: int | None = None,
-    fit: Fit = "crop",
+    fit: Fit | None = None,
     channels: Channels | None = None,
     n: int = 2000,
     seed: int = 0,
@@ -45,13 +45,15 @@ def open_all(
 ) -> tuple[list[Subject], DataSet]:
     """Everything that is to be measured, in order, and what it is measured against, all in one shape.
 
-    Models set the shape; where there are none, the reference does. Arguments as in `open_reference`.
+    Models set the shape; where there are none, the reference does. Arguments as in `open_reference`; `fit`
+    and `channels` are for the images among the sources too.
     """
+    own: Fit = fit or "crop"
     models = {i: open_subject(s, device=device) for i, s in enumerate(sources) if not _holds_images(s)}
     if against is None and not any(model.data for model in models.values()):
         for i, source in enumerate(sources):  # what cannot be opened at all is the first thing to say
             if i not in models:
-                open_subject(source, fit=fit)
+                open_subject(source, fit=own)
     how: dict[str, Any] = {"split": split, "fit": fit, "channels": channels, "n": n, "seed": seed}
     how["like"], how["device"] = list(models.values()), device
     try:
@@ -59,15 +61,42 @@ def open_all(
     except MixedSizes:
         if size is not None or models:
             raise
-        height = open_subject(sources[0], fit=fit).shape[1]  # samples have one size: the reference takes it
+        height = open_subject(sources[0], fit=own).shape[1]  # samples have one size: the reference takes it
         log.warning("%s: images of several sizes are brought to %d px, as the samples have", against, height)
         data = open_reference(against, size=height, **how)
     shape, names = data.held_out.shape, data.held_out.class_names
+    asked = channels if channels == shape[0] else None  # models may have set another number
     subjects = [
-        models[i] if i in models else open_subject(s, shape=shape, classes=names, fit=fit)
+        models[i] if i in models else open_subject(s, shape=shape, classes=names, fit=own, channels=asked)
         for i, s in enumerate(sources)
     ]
     return subjects, data
+
+
+def check_used(
+    sources: Sequence[Source],
+    against: Source | None,
+    *,
+    split: Split = "auto",
+    size: int | None = None,
+    fit: Fit | None = None,
+    channels: Channels | None = None,
+) -> None:
+    """Raises WrongUse for what was asked of a reference that is taken as it is: a model, images in memory."""
+    if against is None or (isinstance(against, str | Path) and recognise(against) == "images"):
+        return
+    asked: dict[str, Any] = {"size": size, "channels": channels}
+    if not any(map(_holds_images, sources)):  # else they are brought to the reference's shape by it
+        asked["fit"] = fit
+    if not isinstance(against, DataSet):
+        asked["split"] = None if split == "auto" else split
+    for name, value in asked.items():
+        if value is not None:
+            what = str(against) if isinstance(against, str | Path) else "what is measured against"
+            raise WrongUse(
+                f"--{name} {value} is not for {what}, which is taken as it is",
+                f"leave --{name} out, or name files of images with --against",
+            )
 
 
 def _holds_images(source: Source) -> bool:
@@ -84,7 +113,7 @@ def open_reference(
     split: Split = "auto",
     like: Sequence[Subject] = (),
     size: int | None = None,
-    fit: Fit = "crop",
+    fit: Fit | None = None,
     channels: Channels | None = None,
     n: int = 2000,
     seed: int = 0,
@@ -95,7 +124,8 @@ def open_reference(
     split: "held_out", "all", or "auto": held out where one of the subjects `like` is a run, which was trained
     on the rest; else all, as published sets are measured. Without a source, the data that the runs recorded.
     Of a model as the source, n samples are drawn, from seeds that no fakes have. Opened as the runs recorded
-    it, else in the models' shape, else as found; `size` and `channels` win.
+    it, else in the models' shape, else as found; `size`, `fit` ("crop") and `channels` win, but models and
+    images in memory are taken as they are (see `check_used`).
     Raises WrongUse where nothing says what to measure against, or subjects do not fit together.
     """
     if split not in ("auto", "held_out", "all"):
@@ -116,7 +146,7 @@ def open_reference(
             raise
         where = f"the data of {runs[0].name} cannot be opened: {error.message}"
         raise DataError(where, "name the place where it is now with --against") from error
-    exactly = recorded and size is None and channels is None and fit == "crop"
+    exactly = recorded and size is None and channels is None and fit is None
     _say_what_differs(data, runs, whole, exactly)
     return data
 
@@ -153,14 +183,13 @@ def _recorded(runs: Sequence[Subject]) -> str:
 
 
 def _arguments(
-    runs: Sequence[Subject], size: int | None, fit: Fit, channels: Channels | None
+    runs: Sequence[Subject], size: int | None, fit: Fit | None, channels: Channels | None
 ) -> dict[str, Any]:
     """How the reference is opened: as the first run recorded it, with what was asked for here on top."""
     asked = {"size": size, "fit": fit, "channels": channels}
     recorded = _as_recorded(runs[0]) if runs else {}
-    if recorded and fit == "crop":  # not asked for
-        asked.pop("fit")
-    return {**asked, **recorded, **{name: value for name, value in asked.items() if value is not None}}
+    asked_for = {name: value for name, value in asked.items() if value is not None}
+    return {"fit": "crop", **recorded, **asked_for}
 
 
 def _as_recorded(run: Subject) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def open_subject(
     shape: Shape | None = None,
     classes: tuple[str, ...] = (),
     fit: Fit = "crop",
+    channels: Channels | None = None,
     device: str = "auto",
     name: str = "",
 ) -> Subject:
@@ -73,11 +74,12 @@ def open_subject(
 
     Of images all count: nothing is held out. Where `shape` is given (the reference's), images of another size
     or colour are brought to it, which is logged and noted; `classes` are the names that their labels are
-    matched with. Raises DiptychError where there is nothing to measure, or it cannot be brought to `shape`.
+    matched with. Colour becomes grey only where `channels` asks for it.
+    Raises DiptychError where there is nothing to measure, or it cannot be brought to `shape`.
     """
-    found = _recognised(source, shape, fit, device)
+    found = _recognised(source, shape, fit, channels, device)
     if found.images is not None:
-        found = _checked(replace(found, images=_relabelled(found.images, classes)), shape, fit)
+        found = _checked(replace(found, images=_relabelled(found.images, classes)), shape, fit, channels)
     told = source.notes if isinstance(source, Subject) else ()
     for note in found.notes[len(told) :]:
         log.warning("%s: %s", name or found.name, note)
@@ -113,7 +115,9 @@ def recognise(source: str | Path) -> str:
     return "images"
 
 
-def _recognised(source: Source, shape: Shape | None, fit: Fit, device: str) -> Subject:
+def _recognised(
+    source: Source, shape: Shape | None, fit: Fit, channels: Channels | None, device: str
+) -> Subject:
     if isinstance(source, Subject):
         return source
     if isinstance(source, Model):
@@ -133,7 +137,7 @@ def _recognised(source: Source, shape: Shape | None, fit: Fit, device: str) -> S
 
         pipeline = open_pipeline(path, device)
         return Subject(_stem(path), kind, pipeline, recipe=pipeline.kind)
-    return _images(source, shape, fit)
+    return _images(source, shape, fit, channels)
 
 
 def _run(path: Path, named: str, device: str) -> Subject:
@@ -152,12 +156,13 @@ def _stem(path: Path) -> str:
 # ------------------------------------------------------------------------------------------- images
 
 
-def _images(source: str | Path, shape: Shape | None, fit: Fit) -> Subject:
+def _images(source: str | Path, shape: Shape | None, fit: Fit, channels: Channels | None) -> Subject:
     """All images of a source, at the shape that is wanted where their own size is another."""
-    keep_alpha: Channels | None = 4 if shape is not None and shape[0] == 4 else None
+    if channels is None and shape is not None and shape[0] == 4:
+        channels = 4  # keeps transparency
     notes = list[str]()
     try:
-        data = open_whole(source, channels=keep_alpha)
+        data = open_whole(source, channels=channels)
         other = shape is not None and data.held_out.shape[1:] != shape[1:]
         found = f"{data.held_out.shape[2]}x{data.held_out.shape[1]} images"
     except MixedSizes as mixed:
@@ -171,7 +176,7 @@ def _images(source: str | Path, shape: Shape | None, fit: Fit) -> Subject:
     if shape is not None and other:
         size = square(shape, str(source))
         notes.append(f"{found} were resized: {Policy(size, fit)}")
-        data = open_whole(source, size=size, fit=fit, channels=keep_alpha)
+        data = open_whole(source, size=size, fit=fit, channels=channels)
     notes += _told(data.card.incidents)
     label = data.card.name.removesuffix(", all images")
     return Subject(label, "images", images=data.held_out, notes=tuple(notes))
@@ -205,12 +210,14 @@ def _together(data: DataSet) -> Images:
     )
 
 
-def _checked(subject: Subject, shape: Shape | None, fit: Fit) -> Subject:
+def _checked(subject: Subject, shape: Shape | None, fit: Fit, channels: Channels | None) -> Subject:
     """The subject with its images in this shape, and with notes of what was odd about them."""
     images, notes = subject.images, list(subject.notes)
     assert images is not None
     if not len(images):
         raise DataError(f"{subject.name} holds no images")
+    if channels is not None:  # before the size, as files are opened
+        images = _refitted(images, Policy(None, fit, channels), subject.name)
     if shape is not None and images.shape[1:] != shape[1:]:
         size = square(shape, subject.name)
         notes.append(f"{images.shape[2]}x{images.shape[1]} images were resized: {Policy(size, fit)}")

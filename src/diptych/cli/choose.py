@@ -11,7 +11,7 @@ from diptych.cli.common import RULES, AtLeast, AtMost, Json, pairs, reports_in, 
 
 
 def choose(
-    runs: Annotated[list[Path], Parameter(help="Measured runs, duels, or report files.")],
+    runs: Annotated[list[Path], Parameter(help="Measured runs, duels, or .json files of reports.")],
     /,
     *,
     best: Annotated[

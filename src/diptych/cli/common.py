@@ -267,7 +267,7 @@ def reports_in(paths: Sequence[Path]) -> list[Report]:
         if path.parent.name == "reports":  # of another ruler or reference
             files = sorted(path.glob("*.json"))
         files = files or [path]
-        reports = [report for file in files if (report := report_in(file))]
+        reports = [report for file in files for report in reports_of(file)]
         if path.is_dir() and not reports:
             logging.getLogger("diptych").warning("%s has not been measured: diptych evaluate %s", path, path)
         found += reports
@@ -277,16 +277,29 @@ def reports_in(paths: Sequence[Path]) -> list[Report]:
     return found
 
 
-def report_in(file: Path) -> Report | None:
-    """The report in a .json file, if there is one. Raises RunError that names a damaged one."""
+def reports_of(file: Path) -> list[Report]:
+    """The reports in a .json file: one, those of `evaluate --out`, or those of a duel's report.json.
+
+    Raises RunError that names a damaged one.
+    """
+    from diptych.checking import need
     from diptych.files import read_json
     from diptych.scores import Report
 
     if file.suffix != ".json" or not file.is_file():
-        return None
+        return []
     tree = read_json(file)
+    if not isinstance(tree, dict):
+        return []
+    listed: list[Any] = [tree] if "scores" in tree else []
     try:
-        return Report.from_json(tree) if isinstance(tree, dict) and "scores" in tree else None
+        if "reports" in tree:
+            listed += need(tree, {"reports": Sequence[Any]}, "a list of reports")["reports"]
+        elif "contenders" in tree:
+            for one in need(tree, {"contenders": Sequence[Any]}, "a duel's record")["contenders"]:
+                points = {"points": [], **need(one, {}, "a contender")}  # one that failed may have none
+                listed += need(points, {"points": Sequence[Any]}, "a contender")["points"]
+        return [Report.from_json(one) for one in listed]
     except RunError as error:
         raise RunError(f"{file}: {error.message}", error.hint) from error
 

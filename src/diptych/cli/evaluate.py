@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from diptych.cli.common import Json, Options, say_on_stderr, show, table, with_options
-from diptych.errors import WrongUse
+from diptych.errors import RunError, WrongUse, did_you_mean
 
 if TYPE_CHECKING:
     from diptych.grading import Grading
@@ -36,8 +38,9 @@ def evaluate(
     ] = "auto",
     size: Annotated[int | None, Parameter(group=IMAGES, help="Pixels that all are brought to.")] = None,
     fit: Annotated[
-        Literal["crop", "pad", "stretch"], Parameter(group=IMAGES, help="How an image becomes square.")
-    ] = "crop",
+        Literal["crop", "pad", "stretch"] | None,
+        Parameter(group=IMAGES, help="How an image becomes square. Else as the runs recorded it, or crop."),
+    ] = None,
     channels: Annotated[
         Literal[1, 3, 4] | None, Parameter(group=IMAGES, help="1 grey, 3 colour, 4 with alpha.")
     ] = None,
@@ -78,6 +81,7 @@ def evaluate(
     say_on_stderr()
     if out is not None and out.suffix != ".json":
         raise WrongUse(f"--out {out} is not a .json file")
+    check_options(subjects, options)
     keep_buffers()
     with joined() as rank:
         logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
@@ -92,27 +96,45 @@ def evaluate(
             size=size,
             fit=fit,
             channels=channels,
-            adjust=lambda model: with_options(model, options),
+            adjust=(lambda model: with_options(model, options)) if options else None,
             device=device,
             price=price,
             floor=floor,
         )
         if rank:
             return
-    keep(grading, "" if against is None and split == "auto" else f"{split}-{against or 'data'}")
-    if out is not None:
-        write_json(out, grading.to_json())
-    if as_json:
-        show(grading.to_json())
-    else:
-        tell(grading)
+    try:
+        if out is not None:
+            write_json(out, grading.to_json())
+        if as_json:
+            show(grading.to_json())
+        else:
+            tell(grading)
+    finally:  # what took long to measure is left in one place where another cannot be written to
+        keep(grading, "" if against is None and split == "auto" else f"{split}-{against or 'data'}")
+
+
+def check_options(subjects: Iterable[str], options: Iterable[str]) -> None:
+    """Raises WrongUse for options that no flag is called, where there is no model that may have them."""
+    from diptych.subject import recognise
+
+    unknown = next(iter(options), None)
+    if unknown is None or any(recognise(subject) != "images" for subject in subjects):
+        return
+    kinds = inspect.signature(evaluate).parameters.values()
+    flags = [p.name.removeprefix("as_").replace("_", "-") for p in kinds if p.kind is p.KEYWORD_ONLY]
+    raise WrongUse(
+        f"there is no flag --{unknown}, and images have no options of their own",
+        did_you_mean(unknown, flags),
+    )
 
 
 def keep(grading: Grading, reference: str) -> None:
     """Leaves reports of runs in their directories.
 
     Reports of one folder are compared, and a later one of the same name takes the place of an earlier: other
-    rulers, and a reference that is not the run's own held-out images, have folders of their own.
+    rulers, and a reference that is not the run's own held-out images, have folders of their own. A directory
+    that cannot be written to is said, and is no error.
     """
     from diptych.features.extractor import BUILTIN
     from diptych.files import write_json
@@ -122,7 +144,12 @@ def keep(grading: Grading, reference: str) -> None:
         if report.run:
             ruler = "" if report.ruler.extractor == BUILTIN else report.ruler.extractor
             own = re.sub(r"[^\w.]+", "-", "-".join(filter(None, (ruler, reference)))).strip("-.")
-            write_json(Path(report.run) / "reports" / own / f"{slug(report.name)}.json", report.to_json())
+            place = Path(report.run).expanduser() / "reports" / own / f"{slug(report.name)}.json"
+            try:
+                write_json(place, report.to_json())
+            except (RunError, OSError) as error:
+                said = error.message if isinstance(error, RunError) else f"{place}: {error.strerror}"
+                logging.getLogger("diptych").warning("the report of %s is not kept: %s", report.name, said)
 
 
 def tell(grading: Grading) -> None:
