@@ -13,8 +13,8 @@ import torch
 
 from conftest import made_up
 from diptych import catalog
-from diptych.blocks import exact_blocks, one_thread, plain_blocks
-from diptych.model import Condition, Model
+from diptych.blocks import exact_blocks, one_thread, while_it_fits
+from diptych.model import Condition, Model, Noise
 from diptych.runs import save_model
 
 RECIPES = catalog.recipes()
@@ -48,8 +48,68 @@ def test_neighbours_fill_their_blocks(first: int) -> None:
     assert all(len(places) == 16 for places, _ in blocks)
 
 
-def test_plain_blocks_are_as_large_as_asked_for() -> None:
-    assert [list(rows) for _, rows in plain_blocks(5, 2)] == [[0, 1], [2, 3], [4]]
+def test_blocks_are_as_large_as_asked_for() -> None:
+    assert [(list(rows), found) for rows, found in while_it_fits(len, 5, 2)] == [
+        ([0, 1], 2),
+        ([2, 3], 2),
+        ([4], 1),
+    ]
+
+
+class Small(Model):
+    """A model of which so many images at once take more memory than there is."""
+
+    image_shape, wants = (1, 2, 2), frozenset[str]()
+
+    def __init__(self, room: int, said: Exception) -> None:
+        super().__init__()
+        self.room, self.said, self.seen = room, said, list[int]()
+
+    def forward(self, noise: Noise, condition: Condition = Condition()) -> torch.Tensor:
+        image = noise.normal(*self.image_shape)
+        self.seen.append(len(image))
+        if len(image) > self.room:
+            raise self.said
+        return image
+
+
+def test_several_ask_for_one_thread_at_once() -> None:
+    torch.set_num_threads(2)
+    first, second = one_thread(), one_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch.get_num_threads() == 1  # the second still counts on it
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)  # as all tests have it
+
+
+def test_parts_are_in_the_mode_they_were_in_after_an_error() -> None:
+    model = Small(0, MemoryError())
+    model.part = torch.nn.Dropout()
+    model.part.eval()
+    with pytest.raises(MemoryError):
+        model.sample([0])
+    assert (model.training, model.part.training) == (True, False)
+
+
+@pytest.mark.parametrize("said", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_fewer_images_at_once_where_memory_does_not_suffice(
+    said: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, roomy = Small(3, said), Small(99, said)
+    assert torch.equal(model.sample(range(11), batch=8), roomy.sample(range(11)))
+    assert model.seen == [8, 4, 2, 2, 2, 2, 2, 1]
+    assert "no memory for 8 images at once: 4" in caplog.text
+    assert "no memory for 4 images at once: 2" in caplog.text
+
+
+def test_what_does_not_fit_at_all_or_is_no_shortage_is_raised() -> None:
+    with pytest.raises(MemoryError):
+        Small(0, MemoryError()).sample(range(5))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        Small(1, RuntimeError("shapes differ")).sample(range(5))
 
 
 def test_one_thread_and_then_as_many_as_before() -> None:

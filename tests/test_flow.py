@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def test_reflow_has_no_error_on_lines_it_knows() -> None:
 
     teacher = DiffusionModel(Shift(), DiffusionOptions(steps=60))
     options = DiffusionOptions(sampler="euler", steps=1)
-    method = Reflow(Shift(), partial(coupled, teacher, 64), lr=1e-3, options=options)  # type: ignore[arg-type]
+    method = Reflow(Shift(), lambda device: coupled(teacher, 64), lr=1e-3, options=options)  # type: ignore[arg-type]
     method.phases()
     torch.manual_seed(0)
     curved, _ = method.loss(Batch(torch.zeros(32, 1, 2, 2), Condition()), Clock(0, 1, 0))
@@ -136,7 +135,7 @@ def reflowed(denoiser: NetworkDenoiser, **settings: Any) -> Reflow:
     stream = torch.Generator().manual_seed(0)
     image, noise = torch.randn(2, 64, 1, 8, 8, generator=stream)
     pairs = Pairs(image, noise, torch.arange(64) % 3)
-    method = Reflow(denoiser, lambda: pairs, lr=1e-3, options=DiffusionOptions(sampler="euler"), **settings)
+    method = Reflow(denoiser, lambda device: pairs, lr=1e-3, options=DiffusionOptions(sampler="euler"), **settings)
     method.phases()
     return method
 
@@ -212,7 +211,7 @@ def test_pairs_are_no_buffers_and_made_for_a_training_alone(
     """Buffers are copied for each shard of each step; and a recipe may be built for something else."""
     made: list[int] = []
 
-    def counted(run: str, written: float, pairs: int) -> Pairs:
+    def counted(run: str, written: float, pairs: int, device: torch.device) -> Pairs:
         made.append(pairs)
         return Pairs(torch.zeros(pairs, 1, 8, 8), torch.zeros(pairs, 1, 8, 8), torch.zeros(pairs).long())
 

@@ -173,9 +173,10 @@ def test_every_recipe_with_a_gamma_can_go_without_the_penalty(name: str) -> None
     spec, data = TUNED[name], made_up().train
     given = {**spec.small, **({"loss": "non-saturating"} if name == "pggan" else {})}
     weights = {}
-    for gamma in ("none", 0.0, 2.0):
+    for gamma in ("none", 0.0, 2.0, spec.defaults["gamma"]):
         (penalty,) = spec(data, **given, gamma=gamma).method.penalties  # type: ignore[union-attr]
         weights[gamma] = penalty.weight(Clock(0, 1000, 0))
-    assert (weights["none"], weights[2.0]) == (0, 2)
-    by_size = name in ("stylegan2", "stylegan3", "pggan")
-    assert (weights[0.0] > 0) == by_size
+    assert (weights["none"], weights[0.0], weights[2.0]) == (0, 0, 2)
+    assert weights[spec.defaults["gamma"]] > 0  # by the images' size, where that is -1
+    with pytest.raises(WrongUse, match="gamma is at least 0"):
+        spec(data, **given, gamma=-2.0)

@@ -26,7 +26,7 @@ LAW: dict[str, set[str]] = {
     "checking": {"errors"},  # whether values out of a file are what they should be
     "allowance": {"errors"},  # how much a description out of a file may build
     "saveable": {"errors", "checking", "allowance"},
-    "blocks": set(),
+    "blocks": {"shortage"},
     "flops": set(),  # how many operations take
     "model": {"blocks", "device", "errors", "saveable"},
     "graphs": {"errors", "model"},

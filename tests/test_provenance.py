@@ -14,10 +14,11 @@ import torch
 from conftest import made_up
 from diptych import catalog, provenance
 from diptych.adversarial.augment.warp import Scatter, spread
+from diptych.claims import weights_read
 from diptych.device import WORKSPACE, deterministic
 from diptych.errors import WrongUse
 from diptych.loop import train
-from diptych.provenance import command, commit, models_among, tensors_sha256, versions
+from diptych.provenance import command, commit, tensors_sha256, versions, weights_sha256
 from diptych.report.facts import flat
 from diptych.runs import save_model
 from diptych.training import Settings
@@ -102,7 +103,26 @@ def test_what_a_run_records(tmp_path: Path) -> None:
 
 def test_only_runs_are_hashed(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    assert models_among({"a": str(tmp_path / "other"), "b": "", "c": 3, "d": None, "e": "no/where"}) == {}
+    assert weights_sha256({"a": str(tmp_path / "other"), "b": "", "e": "no/where"}) == {}
+
+
+def test_arguments_that_happen_to_be_called_as_a_run_are_no_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder for each method is natural, and adm has --sampler ddpm."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ddpm", "cpu", "teacher"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    settings = Settings(device="cpu", init="teacher")
+    adm, consistency = catalog.recipe("adm"), catalog.recipe("consistency")
+    assert adm.defaults["sampler"] == "ddpm"
+    expected = hashlib.sha256(b"teacher").hexdigest()
+    assert weights_read(adm, adm.defaults, settings) == {"init": expected}
+    asked = {**consistency.defaults, "teacher": "teacher"}
+    assert weights_read(consistency, asked, Settings()) == {"teacher": expected}
+    named = {name: spec.runs for name, spec in catalog.recipes().items() if spec.runs}
+    assert named == {"consistency": ["teacher"], "flow": ["reflow"], "noisy-classifier": ["denoiser"]}
 
 
 def test_a_model_at_home_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +130,7 @@ def test_a_model_at_home_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model.safetensors").write_bytes(b"weights")
-    found = models_among({"teacher": "~/run", "other": "~nobody-of-this-name/run"})
+    found = weights_sha256({"teacher": "~/run", "other": "~nobody-of-this-name/run"})
     assert found == {"teacher": hashlib.sha256(b"weights").hexdigest()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,26 @@ def test_a_data_set_as_the_reference() -> None:
     assert whole.card.held_out_sha256 == whole.held_out.sha256 != data.card.held_out_sha256
 
 
+def test_a_whole_data_set_keeps_all_that_is_known_of_its_images() -> None:
+    pixels = noise(6, 4, 4, 1)
+    known = Images(
+        pixels,
+        captions=tuple("abcdef"),
+        factors={"size": np.arange(6)},
+        attributes=np.arange(12, dtype=np.float32).reshape(6, 2),
+        attribute_names=("a", "b"),
+    )
+    data = replace(made_up(), train=known.subset(slice(0, 4)), held_out=known.subset(slice(4, 6)))
+    whole = open_reference(data, split="all").held_out
+    assert whole.sha256 == known.sha256
+    assert (whole.captions, whole.told) == (known.captions, 2)
+    assert list(whole.factors["size"]) == list(range(6))
+    other = replace(known, attribute_names=("b", "c"), captions=None, factors={})
+    mixed = known.joined(other)
+    assert (len(mixed), mixed.attributes, mixed.attribute_names) == (12, None, ())
+    assert (mixed.captions, mixed.factors) == (None, {})
+
+
 def test_nothing_says_what_to_measure_against(tmp_path: Path) -> None:
     subject = Subject("x", "images", images=made_up().train)
     with pytest.raises(WrongUse, match="nothing says what to measure against"):
@@ -362,3 +383,14 @@ def test_a_fit_that_is_asked_for_wins_over_a_run(tmp_path: Path) -> None:
         data = open_reference(like=[subject], fit=asked)  # type: ignore[arg-type]
         expected = open_data(source, size=8, fit=meant).held_out  # type: ignore[arg-type]
         assert data.held_out.sha256 == expected.sha256
+
+
+def test_images_beside_a_run_are_fitted_as_its_data_were(tmp_path: Path) -> None:
+    source = folder(tmp_path / "photos", noise(30, 16, 20, 3))
+    trained = run(tmp_path / "a", source, size=8, fit="pad")
+    for asked, meant in ((None, "pad"), ("stretch", "stretch")):
+        (_, found), _ = open_all([trained, source], fit=asked)  # type: ignore[arg-type]
+        expected = open_subject(source, shape=(3, 8, 8), fit=meant).images  # type: ignore[arg-type]
+        assert found.images is not None
+        assert expected is not None
+        assert np.array_equal(found.images.pixels, expected.pixels)

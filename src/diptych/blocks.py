@@ -6,19 +6,41 @@ bit for bit only where its block is of the same size and it lies in the same row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
+from diptych.shortage import is_shortage
+
+log = logging.getLogger("diptych")
 
 Block = tuple[dict[int, int], Sequence[int]]  # which image is read from which row; the image of each row
 
 
-def plain_blocks(n: int, batch: int) -> Iterator[Block]:
-    """n images, `batch` at a time, in order."""
-    for start in range(0, n, batch):
+def while_it_fits(draw: Callable[[range], Tensor], n: int, batch: int) -> Iterator[tuple[range, Tensor]]:
+    """n images in order, `batch` at a time; from where memory does not suffice for them, half as many.
+
+    Raises what the allocator raises where there is no room for one.
+    """
+    start = 0
+    while start < n:
         rows = range(start, min(n, start + batch))
-        yield {image: row for row, image in enumerate(rows)}, rows
+        try:
+            found = draw(rows)
+        except (MemoryError, RuntimeError) as error:
+            if len(rows) == 1 or not is_shortage(error):
+                raise
+            found = None  # what failed keeps its memory for as long as its error is known
+        if found is None:
+            batch = len(rows) // 2
+            log.warning("no memory for %d images at once: %d at a time from here on", len(rows), batch)
+            continue
+        yield rows, found
+        start = rows.stop
 
 
 def exact_blocks(seeds: Sequence[int], size: int) -> Iterator[Block]:
@@ -45,12 +67,23 @@ def block_size(device: torch.device) -> int:
     return 4 if device.type == "cpu" else 16
 
 
+_LOCK = threading.Lock()
+_ASKING: list[int] = []  # the number of threads that each caller of `one_thread` found
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums on the CPU depend on the number of threads, to the last bit: one, as long as this lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Sums on the CPU depend on the number of threads, to the last bit: one, as long as this lasts.
+
+    The number is the process's: with several callers at once it is one until the last of them is done.
+    """
+    with _LOCK:
+        _ASKING.append(_ASKING[0] if _ASKING else torch.get_num_threads())
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _LOCK:
+            before = _ASKING.pop()
+            if not _ASKING:
+                torch.set_num_threads(before)

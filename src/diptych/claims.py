@@ -15,7 +15,7 @@ from diptych.files import is_temporary
 from diptych.lock import NAME as LOCK
 from diptych.privacy import cleaned
 from diptych.probe import Plan
-from diptych.provenance import environment, models_among, versions
+from diptych.provenance import environment, versions, weights_sha256
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run
 from diptych.training import Settings
@@ -33,10 +33,15 @@ def describe(
         "arguments": chosen,
         "data": card,
         "settings": how,
-        "weights_sha256": models_among({**chosen, **how}),  # of runs that it begins from or learns of
+        "weights_sha256": weights_read(spec, chosen, settings),
         **environment(settings.device),
     }
     return cleaned(description)  # as it is written: what is compared with it was
+
+
+def weights_read(spec: RecipeSpec, arguments: Mapping[str, Any], settings: Settings) -> dict[str, str]:
+    """Hashes of the weights of runs that a training begins from or learns of, by the argument's name."""
+    return weights_sha256({name: arguments[name] for name in spec.runs} | {"init": settings.init})
 
 
 def unanimous(description: Mapping[str, Any]) -> None:
@@ -130,7 +135,7 @@ def other_models(run: Run, recorded: Mapping[str, Any], description: Mapping[str
     then, now = (tree.get("weights_sha256", {}) for tree in (recorded, description))
     old, new = ({**tree["settings"], **tree["arguments"]} for tree in (recorded, description))
     return [
-        f"the weights of --{name} {old[name]} "
+        f"the weights of --{name} {old.get(name, '')} "
         + ("are others than" if name in now else "are not there, which were there")
         + f" when {run.path} was started"
         for name in then

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeVar, overload
@@ -94,20 +94,21 @@ class Exam:
             return self._fakes.tensor(self._fake_rows)
         model = self.asked("samples")
         whole = torch.zeros(self.n, *model.image_shape, dtype=torch.uint8)
-        for rows in parallel.my_blocks(self.n, self.batch):
-            seeds = range(self.seed + rows.start, self.seed + rows.stop)
-            whole[rows] = model.sample(seeds, self.condition(rows), self.batch).cpu()
+        mine = [i for rows in parallel.my_blocks(self.n, self.batch) for i in range(self.n)[rows]]
+        if mine:
+            seeds = [self.seed + i for i in mine]
+            whole[mine] = model.sample(seeds, self.condition(mine), self.batch).cpu()
         return parallel.united(whole)
 
-    def condition(self, rows: slice) -> Condition | None:
+    def condition(self, rows: Sequence[int]) -> Condition | None:
         """What a model is asked for in these rows: the reals' labels and captions, where it wants them."""
         labels, captions = self._told(), self.data.held_out.captions
         text = None
         if captions is not None and "text" in self.asked("captions").wants:
-            text = [captions[i] for i in self.chosen[rows]]
+            text = [captions[i] for i in self.chosen[list(rows)]]
         if labels is None and text is None:
             return None
-        return Condition(label=None if labels is None else labels[rows], text=text)
+        return Condition(label=None if labels is None else labels[list(rows)], text=text)
 
     def _told(self) -> Tensor | None:
         """The reals' classes or attributes, where they are what the model knows."""

@@ -5,6 +5,7 @@ Thousands of small kernels are then launched as one, which on a GPU is most of t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Graphed(Model):
         takes_after(self, model)
         self.drawn: Sequence[torch.Size] | None = None  # shapes of what the model draws, in order
         self.captured: dict[object, Captured] = {}
+        self.lock = threading.Lock()  # a graph has one place for its noise
 
     def networks(self) -> Sequence[nn.Module]:
         """The model's."""
@@ -80,7 +82,7 @@ class Graphed(Model):
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]. The first call of each batch size captures the graph."""
         label = condition.label
-        with torch.no_grad(), without_cast_cache(), on_its_device(self.model):
+        with self.lock, torch.no_grad(), without_cast_cache(), on_its_device(self.model):
             if self.drawn is None:
                 recording, values = noise.recorded()
                 self.model(recording, condition)

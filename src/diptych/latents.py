@@ -17,7 +17,7 @@ from torch import Tensor
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import RunError, WrongUse
 from diptych.files import unpacked_at_most, write
-from diptych.model import Condition, Model, Noise, to_uint8
+from diptych.model import Condition, Model, Noise, evaluating, to_uint8
 
 log = logging.getLogger("diptych")
 LIMITS = ("truncation", "cutoff", "threshold")  # options that keep latents near the mean
@@ -83,14 +83,12 @@ def drawn(model: Model, seeds: Iterable[int], label: Tensor | None = None, batch
 def rendered(model: Model, points: Points, batch: int = 64) -> Tensor:
     """Images of points, uint8 (N, C, H, W) on the CPU; noise inputs of layers are the constant ones."""
     generator, device = generator_of(model), device_of(model)
-    was_training = generator.training
-    generator.eval()
     parts = [torch.empty(0, *generator.image_shape, dtype=torch.uint8)]
-    for start in range(0, len(points), batch):
-        rows = slice(start, start + batch)
-        condition = Condition(label=points.label)[rows].to(device)
-        parts.append(to_uint8(generator.render(points.latents[rows].to(device), condition)).cpu())
-    generator.train(was_training)
+    with evaluating(generator):
+        for start in range(0, len(points), batch):
+            rows = slice(start, start + batch)
+            condition = Condition(label=points.label)[rows].to(device)
+            parts.append(to_uint8(generator.render(points.latents[rows].to(device), condition)).cpu())
     return torch.cat(parts)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Self
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from diptych.blocks import block_size, exact_blocks, one_thread, plain_blocks
+from diptych.blocks import block_size, exact_blocks, one_thread, while_it_fits
 from diptych.device import moved
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 
@@ -203,7 +203,7 @@ class Model(nn.Module, ABC):
         batch: int = 64,
         exact: bool = False,
     ) -> Tensor:
-        """Images for these seeds, uint8 (N, C, H, W) on the CPU.
+        """Images for these seeds, uint8 (N, C, H, W) on the CPU; `batch` at a time, or as memory allows.
 
         Seed i's image does not depend on the others, up to one level: kernels differ by batch size. With
         `exact` it is the same bit for bit, whatever the other seeds, the batch and the threads: networks see
@@ -215,15 +215,19 @@ class Model(nn.Module, ABC):
         condition = Condition(label=self.labels_for(seeds)) if condition is None else condition
         self.check(condition, len(seeds))
         device = next(self.parameters(), torch.empty(0)).device
-        was_training = self.training
-        self.eval()
         images = torch.empty(len(seeds), *self.image_shape, dtype=torch.uint8)
-        blocks = exact_blocks(seeds, block_size(device)) if exact else plain_blocks(len(seeds), batch)
-        with one_thread() if exact else nullcontext():
-            for places, rows in blocks:
-                image = self(Noise([seeds[i] for i in rows], device), condition.of(rows).to(device))
-                images[list(places)] = to_uint8(image[list(places.values())]).cpu()
-        self.train(was_training)
+
+        def draw(rows: Sequence[int]) -> Tensor:
+            image = self(Noise([seeds[i] for i in rows], device), condition.of(rows).to(device))
+            return to_uint8(image).cpu()
+
+        with evaluating(self), one_thread() if exact else nullcontext():
+            if exact:
+                for places, rows in exact_blocks(seeds, block_size(device)):
+                    images[list(places)] = draw(rows)[list(places.values())]
+            else:
+                for rows, drawn in while_it_fits(draw, len(seeds), batch):
+                    images[rows.start : rows.stop] = drawn
         return images
 
     def check(self, condition: Condition, n: int) -> None:
@@ -265,6 +269,18 @@ class Model(nn.Module, ABC):
             )
         if label.isinf().any():
             raise WrongUse("an attribute is infinite", "not-a-number stands for none")
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into evaluation mode; each of its parts is then in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def takes_after(one: nn.Module, other: nn.Module) -> None:

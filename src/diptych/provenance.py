@@ -136,13 +136,11 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def models_among(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of the weights that arguments name, by argument: a run to begin from, a teacher."""
+def weights_sha256(runs: Mapping[str, str]) -> dict[str, str]:
+    """Hashes of the weights in these directories, by the same names; of those that have any."""
     found = {}
-    for name, value in arguments.items():
-        if not isinstance(value, str) or not value:
-            continue
-        weights = Path(os.path.expanduser(value), "model.safetensors")  # recorded paths begin with ~
-        if weights.is_file():
+    for name, run in runs.items():
+        weights = Path(os.path.expanduser(run), "model.safetensors")  # recorded paths begin with ~
+        if run and weights.is_file():
             found[name] = file_sha256(weights)
     return found

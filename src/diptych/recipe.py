@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
@@ -56,12 +56,16 @@ SIZES = frozenset(
 )  # whole, of something
 RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "dropout": (lambda value: 0 <= value < 1, "a share below 1"),
-    "sigma_data": (lambda value: 0 < value < math.inf, "above 0 and finite"),
-    "P_std": (lambda value: 0 < value < math.inf, "above 0 and finite"),
-    "t_std": (lambda value: 0 < value < math.inf, "above 0 and finite"),
-    "q": (lambda value: 1 < value < math.inf, "above 1 and finite"),
+    "sigma_data": (lambda value: value > 0, "above 0"),
+    "P_std": (lambda value: value > 0, "above 0"),
+    "t_std": (lambda value: value > 0, "above 0"),
+    "q": (lambda value: value > 1, "above 1"),
+    **dict.fromkeys(("weight_decay", "huber", "vlb_weight"), (lambda value: value >= 0, "at least 0")),
     "stages": (lambda value: value >= 0, "at least 0"),
 }
+
+
+NamesRun = Annotated[str, "names a run"]  # an argument that is the directory of a run, whose weights it reads
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ class RecipeSpec:
         hints = get_type_hints(self.build)
         return {name: hints[name] for name in self.defaults}
 
+    @property
+    def runs(self) -> list[str]:
+        """The flags that name runs, whose weights the training reads."""
+        hints = get_type_hints(self.build, include_extras=True)
+        return [name for name in self.defaults if hints[name] == NamesRun]
+
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The defaults with these changes. Raises WrongUse for a flag that the recipe does not have."""
         for name in given:
@@ -107,6 +117,8 @@ class RecipeSpec:
                     f"{self.name} has no argument {name!r}", did_you_mean(name, list(self.defaults))
                 )
         for name, value in given.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise WrongUse(f"{name} must be finite, not {value}")
             if name in SIZES and type(value) is int and value < (0 if self.defaults[name] == 0 else 1):
                 least = "0, which means by the size of the images," if self.defaults[name] == 0 else "1"
                 raise WrongUse(f"{name} must be at least {least} not {value}")

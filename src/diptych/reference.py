@@ -46,10 +46,13 @@ def open_all(
     """Everything that is to be measured, in order, and what it is measured against, all in one shape.
 
     Models set the shape; where there are none, the reference does. Arguments as in `open_reference`; `fit`
-    and `channels` are for the images among the sources too.
+    and `channels` are for the images among the sources too, which are fitted as a run's data were unless it
+    says otherwise.
     """
-    own: Fit = fit or "crop"
     models = {i: open_subject(s, device=device) for i, s in enumerate(sources) if not _holds_images(s)}
+    own: Fit = _arguments([model for model in models.values() if model.data is not None], None, fit, None)[
+        "fit"
+    ]
     if against is None and not any(model.data for model in models.values()):
         for i, source in enumerate(sources):  # what cannot be opened at all is the first thing to say
             if i not in models:

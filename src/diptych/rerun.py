@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch
 from diptych import catalog, parallel
 from diptych.agreement import Agreement, compared
 from diptych.checking import made, misfit, need, shown
-from diptych.claims import describe
+from diptych.claims import describe, weights_read
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, DataError, Diverged, RunError, WrongUse
 from diptych.files import write_json
 from diptych.loop import train
 from diptych.method import Clock
-from diptych.provenance import environment, models_among
+from diptych.provenance import environment
 from diptych.quick import QuickExam
 from diptych.runs import Run, open_run
 from diptych.track import Watch
@@ -70,7 +70,7 @@ def rerun(
     with threads_of(recorded):
         spec, arguments = catalog.recipe(recorded["recipe"]), recorded["arguments"]
         settings = settings_of(recorded, device)
-        unchanged(recorded, {**arguments, **asdict(settings)})
+        unchanged(recorded, weights_read(spec, arguments, settings))
         now = environment(settings.device)
         if not (again.path / "recipe.json").exists() and parallel.rank() == 0:
             known = {key: recorded[key] for key in KEPT if key in recorded}
@@ -131,7 +131,7 @@ def settings_of(recorded: Mapping[str, Any], device: str) -> Settings:
     """The settings of then; those that this version does not know are left out, and said."""
     known = {f.name for f in fields(Settings)}
     given = {k: v for k, v in recorded["settings"].items() if k in known}
-    for name in recorded["settings"].keys() - known:
+    for name in sorted(recorded["settings"].keys() - known):
         log.warning("this version has no setting %s", name)
     settings = made(Settings, given, "settings in recipe.json")
     return replace(settings, device=device) if device else settings
@@ -162,13 +162,13 @@ def data_of(recorded: Mapping[str, Any], source: str = "") -> DataSet:
     return data
 
 
-def unchanged(recorded: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+def unchanged(recorded: Mapping[str, Any], now: Mapping[str, str]) -> None:
     """Raises RunError where a run that this one began from, or learned of, is gone or has other weights."""
-    now = models_among(arguments)
+    named = {**recorded["settings"], **recorded["arguments"]}
     for name, then in recorded.get("weights_sha256", {}).items():
         if now.get(name) != then:
             what = "are others than" if name in now else "are not there, which were there"
-            raise RunError(f"the weights of --{name} {arguments[name]} {what} when the run was started")
+            raise RunError(f"the weights of --{name} {named.get(name, '')} {what} when the run was started")
 
 
 class threads_of:

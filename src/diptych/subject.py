@@ -199,15 +199,7 @@ def _told(incidents: tuple[Incident, ...]) -> list[str]:
 
 
 def _together(data: DataSet) -> Images:
-    train, held = data.train, data.held_out
-    if not len(train):
-        return held
-    both = train.labels is not None and held.labels is not None
-    return Images(
-        np.concatenate([train.pixels, held.pixels]),
-        np.concatenate([train.labels, held.labels]) if both else None,
-        held.class_names if both else (),
-    )
+    return data.train.joined(data.held_out) if len(data.train) else data.held_out
 
 
 def _checked(subject: Subject, shape: Shape | None, fit: Fit, channels: Channels | None) -> Subject:

@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import WrongUse
 from diptych.latents import Points, device_of, drawn, labels, rendered, styled
-from diptych.model import Condition, Model, Noise, to_uint8
+from diptych.model import Condition, Model, Noise, evaluating, to_uint8
 
 
 def walk(
@@ -47,16 +47,14 @@ def through_noise(
     """A closed loop through the noise of these seeds: all that the model draws follows great circles."""
     leg, share = schedule(frames, len(seeds))
     told, along, device = on_the_way(label, leg, share), eased(share), device_of(model)
-    was_training = model.training
-    model.eval()
     parts = []
-    for start in range(0, frames, batch):
-        rows = slice(start, start + batch)
-        one = Noise([seeds[i] for i in leg[rows].tolist()], device)
-        other = Noise([seeds[(i + 1) % len(seeds)] for i in leg[rows].tolist()], device)
-        noise = Noise.between(one, other, partial(slerp, share=along[rows]))
-        parts.append(to_uint8(model(noise, Condition(label=told)[rows].to(device))).cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for start in range(0, frames, batch):
+            rows = slice(start, start + batch)
+            one = Noise([seeds[i] for i in leg[rows].tolist()], device)
+            other = Noise([seeds[(i + 1) % len(seeds)] for i in leg[rows].tolist()], device)
+            noise = Noise.between(one, other, partial(slerp, share=along[rows]))
+            parts.append(to_uint8(model(noise, Condition(label=told)[rows].to(device))).cpu())
     return torch.cat(parts)
 
 

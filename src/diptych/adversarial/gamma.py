@@ -73,6 +73,11 @@ def remedy_of(gamma: Gamma) -> str:
     return {"auto": "", "none": "--gamma auto"}.get(str(gamma), "a larger --gamma")
 
 
+def usual(gamma: Gamma, value: float) -> Gamma:
+    """The gamma that was asked for, or this value where it is -1: the recipe's own, by the images' size."""
+    return value if gamma == -1 else gamma
+
+
 def weight_of(gamma: Gamma, schedule: Callable[[float, Clock], float] = lambda gamma, clock: gamma) -> Weight:
     """The Weight that a recipe's `gamma` means: a number on its schedule, one that tunes itself, or nothing.
 

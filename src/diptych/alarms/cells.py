@@ -6,10 +6,10 @@ least squares on one-hot labels, in closed form: it costs milliseconds, and both
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
+
+from diptych.features.clusters import centres
 
 PER_CELL = 20  # images that an exam should have in each k-means cell
 MOST = 100
@@ -52,11 +52,5 @@ def by_class(train: Tensor, labels: Tensor) -> Cells:
 
 def by_clusters(train: Tensor, count: int) -> Cells:
     """The nearest of `count` k-means centres."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct images than cells
-        found = KMeans(count, n_init=1, max_iter=30, random_state=0).fit(train.cpu().numpy())
-    centres = torch.from_numpy(found.cluster_centers_).to(train)
-    return Cells(2 * centres, -centres.square().sum(1), "k-means cells")
+    found = centres(train, count, iterations=30)
+    return Cells(2 * found, -found.square().sum(1), "k-means cells")

@@ -16,12 +16,12 @@ from diptych.data.images import DataSet, Images
 from diptych.exam import Exam, shuffle
 from diptych.features.extractor import extractor
 from diptych.features.store import seen
-from diptych.method import Batch, Clock, Condition, Method
+from diptych.method import Batch, Clock, Method
 from diptych.metrics.fid import frechet_distance
 from diptych.metrics.manifolds import found
 from diptych.metrics.neighbours import nearest
 from diptych.metrics.vendi import vendi_score
-from diptych.model import from_uint8
+from diptych.model import evaluating, from_uint8
 
 WORST = 32  # copies that a sheet shows
 SCORED = 256  # training images, and held-out ones, whose scores tell whether a network knows them by heart
@@ -94,25 +94,20 @@ def known_scores(method: Method, data: DataSet, clock: Clock, most: int = SCORED
     """
     n = min(SCORED, most, len(data.train), len(data.held_out))
     device = next(method.parameters()).device
-    modes = [(module, module.training) for module in method.modules()]
-    method.eval()  # statistics of batch norms stay what they are
     places = [shuffle(len(images))[:n] for images in (data.train, data.held_out)]
     torch.manual_seed(HEART)  # a step seeds anew
     parts: dict[str, list[Tensor]] = {}
-    for start in range(0, n, AT_ONCE):
-        rows = slice(start, start + AT_ONCE)
-        train, held_out = (
-            _batch(images, place[rows], device)
-            for images, place in zip((data.train, data.held_out), places, strict=True)
-        )
-        for name, value in method.memory(train, held_out, clock).items():
-            parts.setdefault(name, []).append(value)
-    for module, mode in modes:
-        module.training = mode
+    with evaluating(method):  # statistics of batch norms stay what they are
+        for start in range(0, n, AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            train, held_out = (
+                _batch(images, place[rows], device)
+                for images, place in zip((data.train, data.held_out), places, strict=True)
+            )
+            for name, value in method.memory(train, held_out, clock).items():
+                parts.setdefault(name, []).append(value)
     return {name: torch.cat(each) for name, each in parts.items()}
 
 
 def _batch(images: Images, rows: npt.NDArray[np.int64], device: torch.device) -> Batch:
-    label = images.label(rows)
-    image = from_uint8(images.tensor(rows).to(device))
-    return Batch(image, Condition(label=None if label is None else label.to(device)))
+    return Batch(from_uint8(images.tensor(rows).to(device)), images.condition(rows, device))

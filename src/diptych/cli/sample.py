@@ -177,7 +177,8 @@ def given(model: Model, latents: Path) -> Points:
 
 def refuse(flags: dict[str, Any], options: set[str]) -> None:
     """Raises WrongUse for what means nothing to points that are already there."""
-    for name in [*(name for name, value in flags.items() if value is not None), *(f"--{o}" for o in options)]:
+    asked = [name for name, value in flags.items() if value is not None]
+    for name in [*asked, *(f"--{option}" for option in sorted(options))]:
         raise WrongUse(
             f"{name} means nothing to points that are given", "leave it out, or leave --latents out"
         )

@@ -76,12 +76,42 @@ class Images:
             attributes=None if self.attributes is None else self.attributes[indices],
         )
 
+    def joined(self, other: Images) -> Images:
+        """These images, then others of the same kind; what is not known of both is left out."""
+
+        def both(one: Any, two: Any) -> Any:
+            return None if one is None or two is None else np.concatenate([one, two])
+
+        named = self.class_names == other.class_names
+        told = self.attribute_names == other.attribute_names
+        return replace(
+            self,
+            pixels=both(self.pixels, other.pixels),
+            labels=both(self.labels, other.labels) if named else None,
+            class_names=self.class_names if named else (),
+            captions=None
+            if self.captions is None or other.captions is None
+            else (*self.captions, *other.captions),
+            factors={
+                name: both(values, other.factors[name])
+                for name, values in self.factors.items()
+                if name in other.factors
+            },
+            attributes=both(self.attributes, other.attributes) if told else None,
+            attribute_names=self.attribute_names if told else (),
+        )
+
     def label(self, indices: npt.NDArray[Any] | slice = slice(None)) -> torch.Tensor | None:
         """What models are told of these images: classes, int64 (n,), or attributes, float32 (n, K)."""
         known = self.labels if self.labels is not None else self.attributes
         return (
             None if known is None else torch.from_numpy(np.require(known[indices], requirements=("C", "W")))
         )
+
+    def condition(self, indices: npt.NDArray[Any] | slice, device: torch.device | str = "cpu") -> Condition:
+        """What models are told of these images, as they are asked."""
+        label = self.label(indices)
+        return Condition(label=None if label is None else moved(label, device))
 
     def tensor(self, indices: npt.NDArray[Any] | slice = slice(None)) -> torch.Tensor:
         """uint8 (n, C, H, W) in channels-last order."""
@@ -96,8 +126,7 @@ class Images:
         if self.flip:
             pixels[mirrored] = pixels[mirrored, :, ::-1]
         image = from_uint8(moved(torch.from_numpy(pixels), device).permute(0, 3, 1, 2))
-        label = self.label(order)
-        return Batch(image, Condition(label=None if label is None else moved(label, device)))
+        return Batch(image, self.condition(order, device))
 
 
 def _stream(seed: int, start: int, size: int, n: int) -> tuple[Int64, npt.NDArray[np.bool_]]:

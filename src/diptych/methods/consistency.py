@@ -18,7 +18,7 @@ from diptych.methods.denoising import (
     share,
     unet_for,
 )
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import NamesRun, Recipe, recipe
 from diptych.saveable import rebuilt
 
 
@@ -81,7 +81,7 @@ class Consistency(DenoiserMethod):
 def consistency(
     data: Images,
     *,
-    teacher: str = "",
+    teacher: NamesRun = "",
     width: int = 0,
     blocks: int = 0,
     batch: int = 64,

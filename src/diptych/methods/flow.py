@@ -33,7 +33,7 @@ from diptych.methods.denoising import (
     unet_for,
 )
 from diptych.model import Noise
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import NamesRun, Recipe, recipe
 from diptych.runs import load_model, open_run
 from diptych.saveable import rebuilt
 
@@ -51,8 +51,8 @@ class Pairs(NamedTuple):
 class Reflow(DenoiserMethod):
     """Learns the straight lines between a teacher's noises and its images (Liu et al., 2022, section 2.2).
 
-    couple: makes the pairs, a function of the teacher; asked once a training begins. label_dropout: share of
-    pairs trained without their label.
+    couple: makes the pairs on a device, a function of the teacher; asked once a training begins.
+    label_dropout: share of pairs trained without their label.
     """
 
     pairs: Pairs  # no buffers: they are large, hold still, and are made again where a training is resumed
@@ -60,7 +60,7 @@ class Reflow(DenoiserMethod):
     def __init__(
         self,
         denoiser: NetworkDenoiser,
-        couple: Callable[[], Pairs],
+        couple: Callable[[torch.device], Pairs],
         *,
         lr: float,
         label_dropout: float = 0.1,
@@ -74,7 +74,7 @@ class Reflow(DenoiserMethod):
     def phases(self) -> Sequence[Phase]:
         """One; and from here on the pairs lie on the method's device."""
         device = next(self.parameters()).device
-        self.pairs = Pairs(*(values.to(device) for values in self.couple()))
+        self.pairs = Pairs(*(values.to(device) for values in self.couple(device)))
         return super().phases()
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
@@ -142,12 +142,12 @@ def noiseless(teacher: DiffusionModel) -> DiffusionModel:
 
 
 @lru_cache(maxsize=1)
-def coupled_of(run: str, written: float, pairs: int) -> Pairs:
-    """The pairs of a run, once: a training is built several times, for the probe and for itself.
+def coupled_of(run: str, written: float, pairs: int, device: torch.device) -> Pairs:
+    """The pairs of a run, drawn on a device, once: the probe builds a training, and then it is built.
 
     written: when its model was, so that another one gets pairs of its own.
     """
-    teacher = load_model(run)
+    teacher = load_model(run, device)
     assert isinstance(teacher, DiffusionModel)
     return coupled(teacher, pairs)
 
@@ -167,7 +167,7 @@ def flow(
     shift: float = 0.0,
     t_mean: float = 0.0,
     t_std: float = 1.5,
-    reflow: str = "",
+    reflow: NamesRun = "",
     pairs: int = 8192,
     steps: int = 20,
 ) -> Recipe:

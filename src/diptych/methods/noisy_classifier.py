@@ -21,7 +21,7 @@ from diptych.methods.denoising import by_size, led_already, unet_for
 from diptych.methods.iddpm import numbers
 from diptych.networks.adm import multipliers_for
 from diptych.networks.noisy_classifier import ADMClassifier
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import NamesRun, Recipe, recipe
 from diptych.runs import load_model
 
 
@@ -110,7 +110,7 @@ def trained(run: str, data: Images) -> DiffusionModel:
 def noisy_classifier(
     data: Images,
     *,
-    denoiser: str = "",
+    denoiser: NamesRun = "",
     width: int = 0,
     blocks: int = 0,
     multipliers: str = "",

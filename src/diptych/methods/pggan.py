@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import Drift, LipschitzPenalty, Penalty, r1
 from diptych.data.images import Images
@@ -32,7 +32,7 @@ def pggan(
     label_gain: float = 0.1,
     batch: int = 64,
     loss: str = "wasserstein",
-    gamma: Gamma = 0.0,
+    gamma: Gamma = -1.0,
     grown: float = 0.6,
     group: int = 4,
     lr: float = 0.0,
@@ -57,7 +57,7 @@ def pggan(
     loss
         wasserstein: with gradient penalty and drift term, as the paper; or non-saturating, with R1.
     gamma
-        Weight of R1 where the loss is non-saturating; 0: 0.0002 times pixels over batch, but at least 0.01;
+        Weight of R1 where the loss is non-saturating; -1: 0.0002 times pixels over batch, but at least 0.01;
         auto: follows from how far apart the critic holds reals and fakes; none: no penalty.
     grown
         The share of training after which the networks have their full size; 0: from the start.
@@ -73,9 +73,10 @@ def pggan(
     """
     if not 0 <= grown <= 1:
         raise WrongUse(f"grown is a share of training, between 0 and 1, not {grown}")
-    if gamma and loss == "wasserstein":
+    if loss == "wasserstein" and gamma not in (-1, 0, "none"):
         raise WrongUse("gamma is of R1, which a wasserstein critic has not", "--loss non-saturating has it")
     shape, side = data.shape, min(data.shape[1:])
+    gamma = usual(gamma, max(0.01, 0.0002 * shape[1] * shape[2] / batch))
     width, largest = width or (32 if side <= 16 else 64), largest or (256 if side <= 64 else 512)
     sizes = {**labels_of(data), "base": width * side, "largest": largest}
     doublings = pyramid(shape)[0]
@@ -87,7 +88,7 @@ def pggan(
         LatentModel(PGGenerator(shape, latent=latent, label_gain=label_gain, **sizes), units=units_of(data)),
         PGCritic(shape, group=group, **sizes),
         loss=loss,
-        penalties=penalties_for(loss, gamma or max(0.01, 0.0002 * shape[1] * shape[2] / batch)),
+        penalties=penalties_for(loss, gamma),
         lr=lr or 1e-3 * batch / 16,
         betas=(0.0, 0.99),
         grow=partial(grow, grown=grown),

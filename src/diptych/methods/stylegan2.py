@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.regularisers import PathLength
 from diptych.adversarial.style import StyleModel
@@ -33,7 +33,7 @@ def stylegan2(
     critic: str = "",
     group: int = 4,
     batch: int = 0,
-    gamma: Gamma = 0.0,
+    gamma: Gamma = -1.0,
     r1_every: int = 16,
     path_length: float = -1.0,
     mixing: float = -1.0,
@@ -68,7 +68,7 @@ def stylegan2(
     batch
         Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     gamma
-        Weight of the R1 penalty; 0: 0.0002 times pixels over batch, but at least 0.1; auto: follows from how
+        Weight of the R1 penalty; -1: 0.0002 times pixels over batch, but at least 0.1; auto: follows from how
         far apart the critic holds reals and fakes; none: no penalty, to see what it is for.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
@@ -113,11 +113,12 @@ def stylegan2(
         critic = "orig" if small else "resnet"
     judge = StyleGAN2Critic(shape, architecture=critic, group=group, clamp=clamp, **sizes)
     lr = lr or (0.01 if side <= 16 else 0.0025)
+    gamma = usual(gamma, max(0.1, 0.0002 * shape[1] * shape[2] / batch))
     lazy = (4 if path_length else 1, r1_every)
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         judge,
-        penalties=[r1(weight_of(gamma or max(0.1, 0.0002 * shape[1] * shape[2] / batch)), every=r1_every)],
+        penalties=[r1(weight_of(gamma), every=r1_every)],
         regularisers=[PathLength(path_length, every=4)] if path_length else [],
         lr=(lr * share(lazy[0]), lr * share(lazy[1])),
         betas=((0.0, 0.99 ** share(lazy[0])), (0.0, 0.99 ** share(lazy[1]))),

@@ -10,7 +10,7 @@ from torch import nn
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.blur import fading
-from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
@@ -41,7 +41,7 @@ def stylegan3(
     label_gain: float = 0.1,
     group: int = 4,
     batch: int = 0,
-    gamma: Gamma = 0.0,
+    gamma: Gamma = -1.0,
     r1_every: int = 16,
     blur: float = -1.0,
     blur_share: float = 0.02,
@@ -79,7 +79,7 @@ def stylegan3(
     batch
         Images a step; 0: 16 up to 32 pixels, 32 above. More keep a GPU busy.
     gamma
-        Weight of the R1 penalty; 0: 0.001 times pixels over batch, but at least 0.05; auto: follows from how
+        Weight of the R1 penalty; -1: 0.001 times pixels over batch, but at least 0.05; auto: follows from how
         far apart the critic holds reals and fakes; none: no penalty, to see what it is for.
     r1_every
         R1 is computed at each so many-th step, so many times as heavy.
@@ -106,6 +106,7 @@ def stylegan3(
         raise WrongUse(f"blur is a number of pixels, not {blur}", "below 0: by the configuration")
     shape, side, turns = data.shape, max(data.shape[1:]), config == "r"
     batch, lr = batch or few(data), lr or (0.01 if side <= 16 else 0.0025)
+    gamma = usual(gamma, max(0.05, 0.001 * shape[1] * shape[2] / batch))
     base, largest = (width or 64) * side, largest or min(512, max(64, 2 * side))
     critic_base = (width or 64) * min(shape[1:])  # its channels go by the shorter side
     generator = StyleGAN3Generator(
@@ -129,7 +130,7 @@ def stylegan3(
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         critic,
-        penalties=[r1(weight_of(gamma or max(0.05, 0.001 * shape[1] * shape[2] / batch)), every=r1_every)],
+        penalties=[r1(weight_of(gamma), every=r1_every)],
         lr=(lr, (critic_lr or 0.8 * lr) * share(r1_every)),
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),

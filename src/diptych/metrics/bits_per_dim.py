@@ -16,7 +16,7 @@ from torch import Tensor
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam, metric
 from diptych.metrics.intervals import from_influence, normal
-from diptych.model import Condition, Model
+from diptych.model import Condition, Model, evaluating
 from diptych.scores import Estimate
 
 MOST = 256  # a density may cost as much as a hundred samples
@@ -37,7 +37,8 @@ def bits_per_dim(exam: Exam) -> Mapping[str, Estimate]:
     steps from noise to one of the 256 levels.
     """
     model = exam.asked("bits per dimension")
-    images, asked = exam.images("real")[:MOST], exam.condition(slice(0, MOST))
+    images = exam.images("real")[:MOST]
+    asked = exam.condition(range(len(images)))
     label = None if asked is None else asked.label
     if len(images) < 2:
         raise NotMeasurable("an interval of bits per dimension needs 2 held-out images or more")
@@ -75,12 +76,8 @@ def bits_of(
     model: Model, images: Tensor, label: Tensor | None = None, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Bits per dimension (N,) of uint8 images (N, C, H, W). Raises NotMeasurable without a density."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         nats = torch.cat([_nats(model, images, label, rows, device) for rows in _blocks(len(images))])
-    finally:
-        model.train(was_training)
     odd = ~nats.isfinite()
     if odd.any():
         raise NotMeasurable(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diptych.exam import Exam, metric
+from diptych.features.clusters import centres
 from diptych.metrics.classifier import described, predicted
 from diptych.metrics.intervals import enough, from_influence, wilson
 from diptych.metrics.squares import squared_interval
@@ -237,11 +238,7 @@ def nearest(features: Tensor, centres: Tensor) -> Tensor:
 
 
 def _clustered(exam: Exam) -> Tensor:
-    from sklearn.cluster import KMeans
-
     features = exam.features("train")
     chosen = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST]
     count = max(2, min(MOST_BINS, exam.n // PER_BIN, len(chosen)))
-    values = features[chosen.to(features.device)].cpu().numpy()
-    centres = KMeans(count, n_init=1, max_iter=50, random_state=0).fit(values).cluster_centers_
-    return torch.from_numpy(centres).to(features)
+    return centres(features[chosen.to(features.device)], count, iterations=50)

@@ -8,7 +8,6 @@ L(held-out images), on which the ratio and the share of near fakes rest too: Mee
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam, metric
+from diptych.features.clusters import centres
 from diptych.metrics.intervals import Spread, enough, from_influence, from_subsets, normal, proportion
 from diptych.metrics.neighbours import nearest
 from diptych.scores import Estimate
@@ -105,10 +105,11 @@ def near_training(real: Tensor, fake: Tensor) -> Estimate:
 
 def copying_test(train: Tensor, real: Tensor, fake: Tensor) -> Estimate:
     """C_T of features (T, D), (N, D), (M, D): z-scores of a rank test of L in each cell, averaged."""
-    centres = _centres(train, max(1, min(CELLS, min(len(real), len(fake)) // IN_CELL)))
-    places = [nearest(each, centres).number for each in (train, real, fake)]
+    count = max(1, min(CELLS, min(len(real), len(fake)) // IN_CELL))
+    middles = centres(train[:: -(-len(train) // CLUSTERED)], count)
+    places = [nearest(each, middles).number for each in (train, real, fake)]
     cells = []
-    for cell in range(len(centres)):
+    for cell in range(len(middles)):
         known, reals, fakes = (torch.nonzero(place == cell).squeeze(1) for place in places)
         if len(fakes) < LEAST or not len(reals) or not len(known):
             continue
@@ -180,18 +181,6 @@ def _near_spread(real: Tensor, fake: Tensor, limit: Tensor) -> Spread:
     fakes, reals = (float(((each > low) & (each <= high)).double().mean()) for each in (fake, real))
     slope = fakes / reals if reals else 1.0  # the fakes' density over the reals', at the limit
     return from_influence(-slope * (real <= limit).double(), (fake <= limit).double())
-
-
-def _centres(train: Tensor, count: int) -> Tensor:
-    """Centres (count, D) of the cells, by k-means."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    step = -(-len(train) // CLUSTERED)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct images than cells
-        found = KMeans(count, n_init=1, random_state=0).fit(train[::step].cpu().numpy())
-    return torch.from_numpy(found.cluster_centers_).to(train)
 
 
 def _mean(values: Tensor) -> float:

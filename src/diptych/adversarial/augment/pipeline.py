@@ -52,7 +52,7 @@ class Pipeline(nn.Module):
     def __init__(self, preset: str = "bgc", p: float = 1.0, channels: int = 0) -> None:
         super().__init__()
         self.on = frozenset(PRESETS.get(preset) or preset.split(","))
-        for name in self.on - set(SWITCHES):
+        for name in sorted(self.on - set(SWITCHES)):
             hint = did_you_mean(name, [*PRESETS, *SWITCHES])
             raise WrongUse(f"there is no augmentation called {name!r}", hint)
         if not 0 <= p <= 1:
