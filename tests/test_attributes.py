@@ -20,7 +20,7 @@ from diptych.diffusion.denoiser import EDMDenoiser
 from diptych.diffusion.guidance import Guided
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.errors import DataError, WrongUse
-from diptych.exam import Exam
+from diptych.exam import Exam, shuffle
 from diptych.exporter import export
 from diptych.loop import train
 from diptych.methods.denoising import in_units
@@ -282,16 +282,17 @@ def test_a_model_asks_in_the_units_of_the_data() -> None:
     assert torch.equal(twin.eval().sample(range(3)), ours.sample(range(3)))
 
 
-def test_an_exam_asks_for_what_the_held_out_images_have() -> None:
+def test_an_exam_asks_for_what_training_images_have() -> None:
     data, ours = open_data("shapes:40", size=8, channels=1, attributes="radius,x"), model()
     exam = Exam(ours, data, n=8)
-    assert exam.condition(slice(0, 8)) is None  # other attributes: the model's own examples are taken
+    assert exam.condition("fake") is None  # other attributes: the model's own examples are taken
     ours.attribute_names = ("radius", "x")
-    condition = exam.condition(slice(0, 4))
-    assert condition is not None
-    assert condition.label is not None
-    expected = data.held_out.attributes[exam.chosen[:4]]  # type: ignore[index]
-    np.testing.assert_array_equal(condition.label.numpy(), expected)
+    chosen = {"real": (data.held_out, exam.chosen), "fake": (data.train, shuffle(len(data.train))[:8])}
+    for which, (images, rows) in chosen.items():
+        condition = exam.condition(which)  # type: ignore[arg-type]
+        assert condition is not None
+        assert condition.label is not None
+        np.testing.assert_array_equal(condition.label.numpy(), images.attributes[rows])  # type: ignore[index]
     assert exam.labels("fake") is None  # nothing that metrics of classes could take
 
 

@@ -62,7 +62,7 @@ def made(model: Model, images: Tensor, labels: Tensor | None = None) -> Exam:
         SimpleNamespace(
             asked=lambda what: model,
             images=lambda which: images,
-            condition=lambda rows: None if labels is None else Condition(label=labels[rows]),
+            condition=lambda which: None if labels is None else Condition(label=labels),
             device=torch.device("cpu"),
         ),
     )

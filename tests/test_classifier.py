@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import made_up
 from diptych.errors import NotMeasurable
+from diptych.evaluation import measured
 from diptych.exam import Exam
 from diptych.metrics.classifier import PENALTIES, accuracy, classifier, described, fit, predicted
 
@@ -54,6 +55,21 @@ def test_an_exam_has_one_classifier() -> None:
     assert labels is not None
     assert accuracy(exam) == pytest.approx(float((predicted(exam, "real") == labels).double().mean()))
     assert "64 labelled training images" in described(exam)
+
+
+def test_training_images_in_the_fakes_place_are_seen_by_a_classifier_without_them() -> None:
+    """Labels that nothing tells are known by heart, and found by chance in other images."""
+    data = made_up(n=200, held_out=100)
+    floor = Exam(None, data, keep=False).against_real()
+    labels = floor.labels("fake")
+    assert labels is not None
+    assert data.train.labels is not None
+    assert floor.seen is not None
+    assert labels.tolist() == data.train.labels[floor.seen].tolist()
+    by_heart = classifier(floor).logits(floor.features("fake")).argmax(1).cpu()
+    assert float((by_heart == labels).double().mean()) > 0.65
+    assert float((predicted(floor, "fake") == labels).double().mean()) < 0.45
+    assert measured(floor, ["classes"])["label_accuracy"].value < 0.45
 
 
 @pytest.mark.parametrize("classes", [0, 1])

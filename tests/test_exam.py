@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
 from diptych.evaluation import SCORES, evaluate, floor_of, measured, metrics_named
-from diptych.exam import Exam, metric, nearest_training_images
+from diptych.exam import Exam, metric, nearest_training_images, shuffle
 from diptych.features import store
 from diptych.features.extractor import Extractor, extractor
 from diptych.machine import machine
@@ -105,12 +105,31 @@ def test_the_exam_looks_at_each_held_out_image_once(digits: DataSet) -> None:
     np.testing.assert_array_equal(smaller.chosen, exam.chosen[:50])
 
 
-def test_fakes_have_the_labels_of_the_reals_and_the_seeds_asked_for(digits: DataSet) -> None:
+def test_fakes_have_labels_of_training_images_and_the_seeds_asked_for(digits: DataSet) -> None:
     model = Replayer(digits.train)
     exam = Exam(model, digits, n=40, seed=7)
-    assert digits.held_out.labels is not None
-    label = torch.from_numpy(digits.held_out.labels[exam.chosen])
+    assert digits.train.labels is not None
+    label = torch.from_numpy(digits.train.labels[shuffle(len(digits.train))[:40]])
+    assert torch.equal(exam.labels("fake"), label)  # type: ignore[arg-type]
     torch.testing.assert_close(exam.images("fake"), model.sample(range(7, 47), Condition(label=label)))
+
+
+def test_labels_that_are_asked_for_are_drawn_apart_from_those_of_the_reals(digits: DataSet) -> None:
+    """With the very labels of the held-out images a model would be nearer to them than real images are."""
+    for data in (digits, replace(digits, train=digits.train.subset(slice(0, 30)))):  # of few some come twice
+        exam = Exam(Replayer(digits.train), data, n=300)
+        real, asked = exam.labels("real"), exam.labels("fake")
+        assert real is not None
+        assert asked is not None
+        assert not torch.equal(real.bincount(minlength=10), asked.bincount(minlength=10))
+        assert data.train.labels is not None
+        assert set(asked.tolist()) <= set(data.train.labels.tolist())
+    whole = replace(digits, train=digits.train.subset(slice(0, 0)))
+    alone = Exam(Replayer(digits.train), whole, n=300)
+    first, second = alone.labels("real"), alone.labels("fake")
+    assert first is not None
+    assert second is not None
+    assert not torch.equal(first.sort().values, second.sort().values)
 
 
 def test_each_part_is_computed_once(digits: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:

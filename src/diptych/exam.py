@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeVar, overload
@@ -21,7 +21,7 @@ from diptych.features.store import content, seen
 from diptych.model import Condition, Model
 from diptych.scores import Estimate, RulerCard
 
-VERSION = "2"  # of the metrics' code: rises when a number could change
+VERSION = "3"  # of the metrics' code: rises when a number could change
 Which = Literal["real", "fake", "train"]
 T = TypeVar("T")
 
@@ -60,6 +60,7 @@ class Exam:
         self.n = min(n, len(data.held_out), *([] if fakes is None else [len(fakes)]))
         self._name, self._fakes, self._keep = extractor, fakes, keep
         self._shared: dict[str, Any] = {}
+        self.seen: npt.NDArray[np.int64] | None = None  # which training images the fakes are, of a floor
 
     # ------------------------------------------------------------------ images
 
@@ -70,7 +71,8 @@ class Exam:
         return self._training().tensor() if which == "train" else self.data.held_out.tensor(self.chosen)
 
     def labels(self, which: Which) -> Tensor | None:
-        """int64 (N,) on the CPU, of the same images. Of fakes: what was asked for, or came with them."""
+        """int64 (N,) on the CPU, of the same images. Of fakes: what was asked for (see `asking`), or came
+        with them."""
         if which == "fake":
             return self._fake_labels()
         images = self._training() if which == "train" else self.data.held_out
@@ -88,35 +90,44 @@ class Exam:
         return shuffle(len(self.data.held_out))[: self.n]
 
     @cached_property
+    def asking(self) -> tuple[Images, npt.NDArray[np.int64]]:
+        """Whose labels and captions a model is asked for: images, and n rows of them.
+
+        Training images as the floor takes them; where these are too few, drawn with replacement, of held-out
+        images where there are none. Asked for the very labels of the held-out images, a model would be
+        nearer to them than other real images are: distances take both sides for independent draws.
+        """
+        train, held_out = self.data.train, self.data.held_out
+        source = train if len(train) else held_out
+        if len(train) >= self.n:
+            return source, shuffle(len(source))[: self.n]
+        return source, np.random.default_rng([len(source), 0xA5]).integers(len(source), size=self.n)
+
+    @cached_property
     def fake(self) -> Tensor:
-        """The images in question: drawn with the reals' labels where the model wants labels."""
+        """The images in question: drawn with the labels of `asking` where the model wants labels."""
         if self._fakes is not None:
             return self._fakes.tensor(self._fake_rows)
         model = self.asked("samples")
         whole = torch.zeros(self.n, *model.image_shape, dtype=torch.uint8)
         mine = [i for rows in parallel.my_blocks(self.n, self.batch) for i in range(self.n)[rows]]
         if mine:
-            seeds = [self.seed + i for i in mine]
-            whole[mine] = model.sample(seeds, self.condition(mine), self.batch).cpu()
+            told, seeds = self.condition("fake"), [self.seed + i for i in mine]
+            whole[mine] = model.sample(seeds, told and told.of(mine), self.batch).cpu()
         return parallel.united(whole)
 
-    def condition(self, rows: Sequence[int]) -> Condition | None:
-        """What a model is asked for in these rows: the reals' labels and captions, where it wants them."""
-        labels, captions = self._told(), self.data.held_out.captions
+    def condition(self, which: Which) -> Condition | None:
+        """What a model is told of each of n images: labels and captions, where it wants them and they are
+        known. Of held-out images their own, of fakes those of `asking`."""
+        model = self.asked("what it is told")
+        images, rows = self.asking if which == "fake" else (self.data.held_out, self.chosen)
+        known = (images.classes, images.attribute_names if images.told else ())
+        fits = "label" in model.wants and known == (model.classes, tuple(model.attribute_names))
+        label = images.label(rows) if fits else None  # a model of others cannot be asked for these
         text = None
-        if captions is not None and "text" in self.asked("captions").wants:
-            text = [captions[i] for i in self.chosen[list(rows)]]
-        if labels is None and text is None:
-            return None
-        return Condition(label=None if labels is None else labels[list(rows)], text=text)
-
-    def _told(self) -> Tensor | None:
-        """The reals' classes or attributes, where they are what the model knows."""
-        model, held_out = self.model, self.data.held_out
-        if model is None or not model.attributes:
-            return self._fake_labels()
-        alike = held_out.told and model.attribute_names == held_out.attribute_names
-        return held_out.label(self.chosen) if alike else None
+        if images.captions is not None and "text" in model.wants:
+            text = [images.captions[i] for i in rows]
+        return None if label is None and text is None else Condition(label=label, text=text)
 
     @property
     def _fake_rows(self) -> npt.NDArray[np.int64]:
@@ -126,10 +137,8 @@ class Exam:
 
     def _fake_labels(self) -> Tensor | None:
         if self._fakes is None:
-            model = self.model
-            # a model of other classes than the reference's cannot be asked for these
-            fits = model is not None and "label" in model.wants and model.classes == len(self.classes)
-            return self.labels("real") if fits else None
+            told = self.condition("fake") if self.model is not None and self.model.classes else None
+            return None if told is None else told.label
         if self._fakes.labels is None or len(self._fakes.class_names) > len(self.classes):
             return None
         if any(name not in self.classes for name in self._fakes.class_names):
@@ -226,8 +235,11 @@ class Exam:
     def against_real(self) -> Exam:
         """The floor: as many real training images in the fakes' place."""
         train = self._training()
-        other = train.subset(np.sort(shuffle(len(train))[: self.n]))
-        return Exam(None, self.data, n=self.n, seed=self.seed, extractor=self._name, fakes=other)
+        rows = np.sort(shuffle(len(train))[: self.n])
+        fakes = train.subset(rows)
+        floor = Exam(None, self.data, n=self.n, seed=self.seed, extractor=self._name, fakes=fakes)
+        floor.seen = rows[floor._fake_rows]
+        return floor
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def bits_per_dim(exam: Exam) -> Mapping[str, Estimate]:
     """
     model = exam.asked("bits per dimension")
     images = exam.images("real")[:MOST]
-    asked = exam.condition(range(len(images)))
-    label = None if asked is None else asked.label
+    asked = exam.condition("real")
+    label = None if asked is None or asked.label is None else asked.label[:MOST]
     if len(images) < 2:
         raise NotMeasurable("an interval of bits per dimension needs 2 held-out images or more")
     told = f"{len(images)} held-out images" + (", given their labels" if label is not None else "")
@@ -101,7 +101,7 @@ def _nats(
     model: Model, images: Tensor, label: Tensor | None, rows: slice, device: torch.device | str
 ) -> Tensor:
     condition = Condition(label=None if label is None else label[rows]).to(device)
-    return model.log_prob(dequantised(images[rows], rows.start).to(device), condition).double().cpu()
+    return model.log_prob(dequantised(images[rows], rows.start).to(device), condition).cpu().double()
 
 
 def _blocks(n: int) -> list[slice]:

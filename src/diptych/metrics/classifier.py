@@ -6,6 +6,7 @@ It stands where the literature has an ImageNet classifier.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from diptych.exam import Exam
 MOST = 10_000  # training images that it is fitted to
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # of which the best on a fifth of them is taken
 STEPS = 60
+FOLDS = 5  # of training images, where those in the fakes' place are to be classified
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +44,32 @@ def classifier(exam: Exam) -> Classifier:
 
 def predicted(exam: Exam, which: str) -> Tensor:
     """Classes (N,) int64 on the CPU that the exam's classifier sees in "real" or "fake" images."""
-    features = exam.features("fake" if which == "fake" else "real")
-    return classifier(exam).logits(features).argmax(1).cpu()
+    return logits_of(exam, "fake" if which == "fake" else "real").argmax(1).cpu()
+
+
+def logits_of(exam: Exam, which: Literal["real", "fake"]) -> Tensor:
+    """(N, K) of the exam's classifier. Fakes that are training images, as a floor's are, are seen by one that
+    was fitted without them."""
+    features = exam.features(which)
+    if which == "real" or exam.seen is None:
+        return classifier(exam).logits(features)
+    return exam.shared("logits of training images", lambda: _unseen(exam, features))
+
+
+def _unseen(exam: Exam, features: Tensor) -> Tensor:
+    known, labels, chosen = _material(exam)
+    fold = torch.empty(len(labels), dtype=torch.int64)
+    fold[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))] = (
+        torch.arange(len(labels)) % FOLDS
+    )
+    own, penalty = fold[torch.from_numpy(exam.seen)], classifier(exam).penalty
+    found = torch.empty(len(features), len(exam.classes), device=features.device)
+    for part in sorted(set(own.tolist())):
+        rows = chosen[fold[chosen] != part]
+        without = fit(known[rows.to(known.device)].float(), labels[rows], len(exam.classes), penalty)
+        mine = (own == part).to(features.device)
+        found[mine] = without.logits(features[mine].float())
+    return found
 
 
 def accuracy(exam: Exam) -> float:
@@ -76,6 +102,12 @@ def fit(features: Tensor, labels: Tensor, classes: int, penalty: float | None = 
 
 
 def _fitted(exam: Exam) -> Classifier:
+    features, labels, chosen = _material(exam)
+    return fit(features[chosen.to(features.device)].float(), labels[chosen], len(exam.classes))
+
+
+def _material(exam: Exam) -> tuple[Tensor, Tensor, Tensor]:
+    """Features and labels of the training images, and which of them a classifier is fitted to."""
     labels = exam.labels("train") if exam.classes else None
     if labels is None:
         raise NotMeasurable(
@@ -86,7 +118,7 @@ def _fitted(exam: Exam) -> Classifier:
         raise NotMeasurable("the data has one class only", "a classifier needs two or more")
     features = exam.features("train")
     chosen = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[:MOST]
-    return fit(features[chosen.to(features.device)].float(), labels[chosen], len(exam.classes))
+    return features, labels, chosen
 
 
 def _best_penalty(x: Tensor, y: Tensor, start: Tensor) -> float:

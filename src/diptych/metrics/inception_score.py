@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diptych.exam import Exam, metric
-from diptych.metrics.classifier import classifier, described
+from diptych.metrics.classifier import described, logits_of
 from diptych.metrics.intervals import enough, from_influence, normal
 from diptych.scores import Estimate
 
@@ -67,4 +67,4 @@ def _logits(exam: Exam) -> tuple[Tensor, str]:
     """Logits (N, K) of the fakes, and whose they are."""
     if "logits" in exam.extractor.views:
         return exam.features("fake", view="logits"), f"classes of {exam.extractor.name}"
-    return classifier(exam).logits(exam.features("fake")), described(exam)
+    return logits_of(exam, "fake"), described(exam)
