@@ -135,7 +135,9 @@ def reflowed(denoiser: NetworkDenoiser, **settings: Any) -> Reflow:
     stream = torch.Generator().manual_seed(0)
     image, noise = torch.randn(2, 64, 1, 8, 8, generator=stream)
     pairs = Pairs(image, noise, torch.arange(64) % 3)
-    method = Reflow(denoiser, lambda device: pairs, lr=1e-3, options=DiffusionOptions(sampler="euler"), **settings)
+    method = Reflow(
+        denoiser, lambda device: pairs, lr=1e-3, options=DiffusionOptions(sampler="euler"), **settings
+    )
     method.phases()
     return method
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.gamma import AutoGamma
 from diptych.adversarial.look import Look
+from diptych.adversarial.regularisers import overlap
 from diptych.method import Clock
 from diptych.methods.adversarial import Adversarial
 from diptych.networks.bands import Band
@@ -116,3 +118,29 @@ def test_fourier_features_are_not_rounded() -> None:
     with autocast():
         found = layer(style)
     assert torch.equal(found, expected)
+
+
+def test_what_orthogonal_rows_share_is_not_rounded() -> None:
+    """Sums that are nearly equal: bfloat16 makes their difference negative."""
+    matrix = torch.linalg.qr(torch.randn(288, 64, generator=torch.Generator().manual_seed(0))).Q.T
+    with autocast():
+        found = overlap(matrix)
+    assert 0 <= found < 1e-9
+
+
+def test_neighbouring_levels_are_told_apart_in_full() -> None:
+    """At the last stages bfloat16's error is as large as what the two images differ in."""
+    data = made_up().train
+    spec = catalog.recipe("consistency")
+    losses = {}
+    for rounded in (False, True):
+        for progress in (0, 999):
+            torch.manual_seed(0)
+            method = spec(data, **spec.small).method
+            for weight in method.parameters():  # the last layer begins at 0, which is not rounded
+                torch.nn.init.normal_(weight, std=0.1)
+            clock = Clock(progress, 1000, 0, 8)
+            with autocast() if rounded else nullcontext():
+                losses[rounded, progress] = method.loss(data.batch(0, 0, 8), clock)[0].item()  # type: ignore[attr-defined]
+    assert losses[True, 999] == losses[False, 999]
+    assert losses[True, 0] != losses[False, 0]  # the first stage is plain denoising

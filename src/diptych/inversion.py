@@ -131,13 +131,14 @@ class Chart:
         if self.space != "z" and not self.styled:
             raise WrongUse(f"a model without styles has no space {space}", "its latents are z: --space z")
         if self.space != "z":
-            self.mean, self.deviation = moments(generator, label=label)
+            mean, self.deviation = moments(generator, label=label)
+            self.mean = mean.to(device_of(generator))
 
     def latents(self, u: Tensor, condition: Condition) -> Tensor:
         """(B, L, D), differentiable."""
         if self.space == "z":
             return self.generator.latents(Noise.given([u[:, 0]]), condition)
-        return (self.mean.to(u) + self.deviation * u).expand(-1, self.layers, -1)
+        return (self.mean + self.deviation * u).expand(-1, self.layers, -1)
 
     def candidates(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Coordinates (n, l, d) of points that the model draws, and their labels."""
@@ -145,7 +146,7 @@ class Chart:
         if self.space == "z":
             z = Noise(map(int, points.names)).normal(self.generator.network.latent)
             return z[:, None], points.label
-        u = (points.latents - self.mean) / self.deviation
+        u = ((points.latents.to(self.mean) - self.mean) / self.deviation).cpu()
         return (u[:, :1] if self.space == "w" else u), points.label
 
     def middle(self) -> tuple[Tensor, Tensor | None]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from diptych.method import Batch, Clock, Loss
+from diptych.networks.equalized import at_least_float32, full_precision
 
 
 class Regulariser(nn.Module, ABC):
@@ -91,5 +92,7 @@ def learned(layer: nn.Conv2d | nn.Linear) -> Tensor:
 def overlap(matrix: Tensor) -> Tensor:
     """Sum of the squared inner products of different rows: (out, in) -> ()."""
     # W W^T and W^T W have the same sum of squares; of a tall matrix the latter is far smaller
-    products = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
-    return products.square().sum() - matrix.square().sum(1).square().sum()
+    with full_precision(matrix):  # a difference of nearly equal sums: bfloat16 would change its sign
+        matrix = at_least_float32(matrix)
+        products = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+        return products.square().sum() - matrix.square().sum(1).square().sum()

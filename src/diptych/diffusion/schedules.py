@@ -79,7 +79,7 @@ class Table(Schedule):
 
     def time(self, level: Tensor) -> Tensor:
         """The inverse of `level`."""
-        table, wanted = self.log_level.to(level), level.clamp(1e-8, LARGEST).log()
+        table, wanted = like(self.log_level, level), level.clamp(1e-8, LARGEST).log()
         # counts rather than searches: the same values, and it exports
         below = (table <= wanted[..., None]).sum(-1).sub(1).clamp(0, len(table) - 2)
         low, high = table[below], table[below + 1]
@@ -91,9 +91,14 @@ class Table(Schedule):
         return t * (len(self.log_level) - 1)
 
 
+def like(table: Tensor, t: Tensor) -> Tensor:
+    """The table where t is, and of its type: in this order, for not each device has each type."""
+    return table.to(t.device).to(t.dtype)
+
+
 def interpolated(table: Tensor, t: Tensor) -> Tensor:
     """Values of a table at times from 0, its first, to 1, its last."""
-    table, place = table.to(t), t.clamp(0.0, 1.0) * (len(table) - 1)
+    table, place = like(table, t), t.clamp(0.0, 1.0) * (len(table) - 1)
     below = place.floor().long().clamp_max(len(table) - 2)
     return torch.lerp(table[below], table[below + 1], place - below)
 

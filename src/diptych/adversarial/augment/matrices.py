@@ -61,7 +61,7 @@ def hue_turned(angle: Tensor) -> Tensor:
     c, s = angle.cos()[:, None, None], angle.sin() / math.sqrt(3)
     across = matrix([[0, -s, s, 0], [s, 0, -s, 0], [-s, s, 0, 0], [0, 0, 0, 0]])
     corner = torch.zeros_like(identity)
-    corner[3, 3] = 1
+    corner[3:, 3:] = 1  # of one element the value would be a copy from the CPU
     return c * (identity - corner) + across + (1 - c) * grey + corner  # Rodrigues' formula
 
 
@@ -69,5 +69,5 @@ def saturated(by: Tensor) -> Tensor:
     """Of colours: the distance from the axis of greys times so much, (n, 4, 4)."""
     grey, identity = grey_axis(by.device)
     corner = torch.zeros_like(identity)
-    corner[3, 3] = 1
+    corner[3:, 3:] = 1  # of one element the value would be a copy from the CPU
     return grey + (identity - corner - grey) * by[:, None, None] + corner

@@ -50,22 +50,25 @@ class Operator(nn.Module, ABC):
 class Masked(Operator):
     """The pixels where `mask`, (B or 1, 1, H, W), is 1; the others read as 0."""
 
+    mask: Tensor
+
     def __init__(self, image_shape: Shape, mask: Tensor | None = None) -> None:
         super().__init__()
         self.image_shape = self.measured_shape = image_shape
-        self.mask = torch.ones(1, 1, *image_shape[1:]) if mask is None else mask.float()
+        mask = torch.ones(1, 1, *image_shape[1:]) if mask is None else mask.float()
+        self.register_buffer("mask", mask, persistent=False)  # so that it goes where the model is
 
     def forward(self, x: Tensor) -> Tensor:
         """The image, 0 where the mask is."""
-        return self.mask.to(x.device) * x
+        return self.mask * x
 
     def back(self, y: Tensor, gain: Gain) -> Tensor:
         """The only singular values are 1 and 0."""
-        return self.mask.to(y.device) * gain(y.new_ones(())) * y
+        return self.mask * gain(y.new_ones(())) * y
 
     def within(self, x: Tensor, gain: Gain) -> Tensor:
         """gain(1) where the mask is 1, gain(0) elsewhere."""
-        return torch.where(self.mask.to(x.device) > 0, gain(x.new_ones(())), gain(x.new_zeros(()))) * x
+        return torch.where(self.mask > 0, gain(x.new_ones(())), gain(x.new_zeros(()))) * x
 
 
 class Separable(Operator, ABC):
