@@ -4,22 +4,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, without_labels
+from diptych.diffusion.denoiser import Denoiser, EDMDenoiser
 from diptych.diffusion.model import DiffusionOptions
 from diptych.method import Batch, Clock, Loss
-from diptych.methods.denoising import (
-    DenoiserMethod,
-    always_labelled,
-    by_size,
-    load_denoiser,
-    share,
-    unet_for,
-)
+from diptych.methods.denoising import DenoiserMethod, by_size, load_denoiser, unet_for
 from diptych.networks.equalized import full_precision
 from diptych.recipe import NamesRun, Recipe, recipe
 from diptych.saveable import rebuilt
@@ -34,26 +28,22 @@ class Consistency(DenoiserMethod):
         self,
         denoiser: Denoiser,
         *,
-        lr: float = 1e-3,
         q: float = 2.0,
         stages: int = 8,
         first_stage: int = 0,
         P_mean: float = -1.1,
         P_std: float = 2.0,
         huber: float = 0.0,
-        label_dropout: float = 0.0,
-        options: DiffusionOptions = DiffusionOptions(),
+        **how: Any,
     ) -> None:
-        always_labelled(denoiser, label_dropout)
-        super().__init__(denoiser, lr=lr, options=options)
-        self.label_dropout = share("label_dropout", label_dropout)
+        super().__init__(denoiser, **how)
         self.q, self.stages, self.first_stage = q, stages, first_stage
         self.P_mean, self.P_std, self.huber = P_mean, P_std, huber
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """||f(x_t, t) - sg f(x_r, r)|| / (t - r), the same noise in both (equations 9 to 12)."""
         x, condition = batch
-        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
+        condition = self.told(condition)
         t = (self.P_mean + self.P_std * torch.randn(x.shape[0], device=x.device)).exp()
         r = self.earlier(t, clock)
         eps = torch.randn_like(x)

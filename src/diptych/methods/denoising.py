@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from diptych.diffusion.objective import Levels, Uncertainty, Weight
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss, Method, Phase, Schedule, adam, warmup_cosine
 from diptych.methods.units import units_of
+from diptych.model import Condition
 from diptych.networks.labels import Attributed
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
@@ -28,6 +30,8 @@ Optimize = Callable[[nn.Module, float], torch.optim.Optimizer]  # over a module'
 class DenoiserMethod(Method):
     """Trains one denoiser; its model is that denoiser behind a sampler.
 
+    label_dropout: share of images trained without their label, so that one network learns both densities; at
+    0 the denoiser is marked as one that must not be asked for none.
     optimize, lr_scale, clip: the optimizer, how its learning rate moves, the largest norm of the gradient.
     """
 
@@ -35,6 +39,7 @@ class DenoiserMethod(Method):
         self,
         denoiser: Denoiser,
         *,
+        label_dropout: float = 0.1,
         lr: float = 1e-3,
         lr_scale: Schedule = warmup_cosine,
         optimize: Optimize = adam,
@@ -42,6 +47,13 @@ class DenoiserMethod(Method):
         options: DiffusionOptions = DiffusionOptions(),
     ) -> None:
         super().__init__()
+        if not 0 <= label_dropout <= 1:
+            raise WrongUse(
+                f"label_dropout is a share, from 0 to 1, not {label_dropout:g}", "0.1 is one in ten"
+            )
+        if denoiser.classes or denoiser.attributes:
+            change(denoiser, unlabelled=label_dropout > 0)
+        self.label_dropout = label_dropout
         self.model: DiffusionModel = DiffusionModel(denoiser, options)
         self.lr, self.lr_scale, self.optimize, self.clip = lr, lr_scale, optimize, clip
 
@@ -49,6 +61,10 @@ class DenoiserMethod(Method):
     def denoiser(self) -> Denoiser:
         """The network in training, as the model sees it."""
         return self.model.denoiser
+
+    def told(self, condition: Condition) -> Condition:
+        """What the network hears of these images."""
+        return without_labels(condition, self.denoiser.classes, self.label_dropout)
 
     def phases(self) -> Sequence[Phase]:
         """One: the denoiser learns, and what else the loss has to learn."""
@@ -79,7 +95,7 @@ class Denoising(DenoiserMethod):
     """Diffusion: some noise levels, and the weight of an error at each.
 
     uncertainty: learns how large the weighted error is at each level, so that all levels count the same.
-    augment: the network is told what it did, in a fourth argument.
+    augment: the network is told what it did, in a fourth argument. how: as DenoiserMethod takes it.
     """
 
     def __init__(
@@ -88,25 +104,18 @@ class Denoising(DenoiserMethod):
         *,
         levels: Levels,
         weight: Weight,
-        label_dropout: float = 0.1,
         uncertainty: Uncertainty | None = None,
         augment: Augment | None = None,
-        lr: float = 1e-3,
-        lr_scale: Schedule = warmup_cosine,
-        optimize: Optimize = adam,
-        clip: float = 1.0,
-        options: DiffusionOptions = DiffusionOptions(),
+        **how: Any,
     ) -> None:
-        always_labelled(denoiser, label_dropout)
-        super().__init__(denoiser, lr=lr, lr_scale=lr_scale, optimize=optimize, clip=clip, options=options)
+        super().__init__(denoiser, **how)
+        self.levels, self.weight, self.c_out = levels, weight, denoiser.c_out
         self.uncertainty, self.augment = uncertainty, augment
-        self.levels, self.weight, self.label_dropout = levels, weight, share("label_dropout", label_dropout)
-        self.c_out = denoiser.c_out
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """weight(sigma) ||D(x + sigma eps) - x||^2, or that over exp(u(sigma)), plus u(sigma)."""
         x, condition = batch
-        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
+        condition = self.told(condition)
         x, *done = (x,) if self.augment is None else self.augment(x)
         sigma = self.levels(x.shape[0], x.device)
         noisy = x + each(sigma) * torch.randn_like(x)
@@ -115,19 +124,6 @@ class Denoising(DenoiserMethod):
         if self.uncertainty is not None:
             weighted = self.uncertainty.balance(weighted, sigma)
         return weighted.mean(), {"mse": error.detach().mean()}
-
-
-def always_labelled(denoiser: Denoiser, label_dropout: float) -> None:
-    """Marks a denoiser whose labels are never dropped: it must not be asked for none."""
-    if denoiser.classes or denoiser.attributes:
-        change(denoiser, unlabelled=label_dropout > 0)
-
-
-def share(name: str, value: float) -> float:
-    """The value. Raises WrongUse where it is no share of a whole."""
-    if not 0 <= value <= 1:
-        raise WrongUse(f"{name} is a share, from 0 to 1, not {value:g}", "0.1 is one in ten")
-    return value
 
 
 def unet_for(

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import NetworkDenoiser, ScheduleDenoiser, each, without_labels
+from diptych.diffusion.denoiser import NetworkDenoiser, ScheduleDenoiser, each
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import logit_normal_times, uniform, uniform_times
 from diptych.diffusion.samplers import SAMPLERS
@@ -26,10 +26,8 @@ from diptych.methods.augmented import TOLD, NonLeaking
 from diptych.methods.denoising import (
     DenoiserMethod,
     Denoising,
-    always_labelled,
     by_size,
     load_denoiser,
-    share,
     unet_for,
 )
 from diptych.model import Noise
@@ -52,7 +50,7 @@ class Reflow(DenoiserMethod):
     """Learns the straight lines between a teacher's noises and its images (Liu et al., 2022, section 2.2).
 
     couple: makes the pairs on a device, a function of the teacher; asked once a training begins.
-    label_dropout: share of pairs trained without their label.
+    how: as DenoiserMethod takes it.
     """
 
     pairs: Pairs  # no buffers: they are large, hold still, and are made again where a training is resumed
@@ -61,14 +59,10 @@ class Reflow(DenoiserMethod):
         self,
         denoiser: NetworkDenoiser,
         couple: Callable[[torch.device], Pairs],
-        *,
-        lr: float,
-        label_dropout: float = 0.1,
-        options: DiffusionOptions,
+        **how: Any,
     ) -> None:
-        always_labelled(denoiser, label_dropout)
-        super().__init__(denoiser, lr=lr, options=options)
-        self.couple, self.label_dropout = couple, share("label_dropout", label_dropout)
+        super().__init__(denoiser, **how)
+        self.couple = couple
         self.levels, self.c_out, self.ends = uniform_times(Flow()), denoiser.c_out, denoiser.schedule.ends()
 
     def phases(self) -> Sequence[Phase]:
@@ -87,8 +81,7 @@ class Reflow(DenoiserMethod):
         x, eps, label = (values[drawn] for values in self.pairs)
         sigma = self.levels(n, device).clamp(*self.ends)  # sampling never meets others
         known = self.denoiser.classes or self.denoiser.attributes
-        condition = Condition(label=label if known else None)
-        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
+        condition = self.told(Condition(label=label if known else None))
         error = (self.denoiser(x + each(sigma) * eps, sigma, condition) - x).square()
         weighted = each(uniform(sigma, self.c_out(sigma))) * error
         return weighted.mean(), {"mse": error.detach().mean()}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diptych.data.images import Images
-from diptych.diffusion.denoiser import ScheduleDenoiser, each, without_labels
+from diptych.diffusion.denoiser import ScheduleDenoiser, each
 from diptych.diffusion.model import DiffusionOptions
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.schedules import Discrete
@@ -22,7 +23,7 @@ from diptych.diffusion.variational import (
 )
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
-from diptych.methods.denoising import DenoiserMethod, always_labelled, by_size, in_units, share
+from diptych.methods.denoising import DenoiserMethod, by_size, in_units
 from diptych.networks.adm import ADM, multipliers_for
 from diptych.recipe import Recipe, recipe
 
@@ -30,7 +31,7 @@ from diptych.recipe import Recipe, recipe
 class Hybrid(DenoiserMethod):
     """L_simple + vlb_weight L_vlb, where the bound teaches the variances alone (equation 16).
 
-    The denoiser must predict eps on a schedule with steps, and variances.
+    The denoiser must predict eps on a schedule with steps, and variances. how: as DenoiserMethod takes it.
     """
 
     levels: Tensor
@@ -42,16 +43,12 @@ class Hybrid(DenoiserMethod):
         denoiser: ScheduleDenoiser,
         *,
         vlb_weight: float = 0.001,
-        label_dropout: float = 0.1,
-        lr: float = 1e-3,
-        options: DiffusionOptions = DiffusionOptions(),
+        **how: Any,
     ) -> None:
-        always_labelled(denoiser, label_dropout)
-        super().__init__(denoiser, lr=lr, options=options)
+        super().__init__(denoiser, **how)
         if not isinstance(schedule := denoiser.schedule, Discrete):
             raise WrongUse("variances are learned for the steps of a discrete schedule")
         self.vlb_weight, self.c_out = vlb_weight, denoiser.c_out
-        self.label_dropout = share("label_dropout", label_dropout)
         levels = torch.tensor((0.0, *schedule.exact), dtype=torch.float64)  # step i leads from i + 1 to i
         small, large = bounds(levels[1:], levels[:-1], ending(schedule))
         for name, table in (("levels", levels), ("log_small", small), ("log_large", large)):
@@ -60,7 +57,7 @@ class Hybrid(DenoiserMethod):
     def loss(self, batch: Batch, clock: Clock) -> Loss:
         """The error of eps, and the bound in bits a dimension (as the paper's code counts it)."""
         x, condition = batch
-        condition = without_labels(condition, self.denoiser.classes, self.label_dropout)
+        condition = self.told(condition)
         step = torch.randint(len(self.log_small), (x.shape[0],), device=x.device)
         sigma = self.levels[step + 1]
         noisy = x + each(sigma) * torch.randn_like(x)
