@@ -185,19 +185,25 @@ def led_already(what: str) -> WrongUse:
     return WrongUse(f"{what} is led by a guide, which would be lost", "take the run that it was made from")
 
 
-def load_teacher(run: str, data: Images) -> DiffusionModel:
-    """The diffusion model of another run, for the same images. Raises WrongUse where it does not fit."""
+def load_teacher(run: str, data: Images, what: str = "teacher", unlabelled: bool = False) -> DiffusionModel:
+    """The diffusion model of another run, for the same images. Raises WrongUse where it does not fit.
+
+    what: the argument that names it. unlabelled: one that is told nothing of the images fits as well.
+    """
     model = load_model(run, "cpu")
     if not isinstance(model, DiffusionModel):
-        raise WrongUse(f"teacher {run} has no denoiser", "a teacher is a run of a diffusion model")
-    if (model.image_shape, model.classes) != (data.shape, data.classes):
+        raise WrongUse(f"{what} {run} has no denoiser", f"a {what} is a run of a diffusion model")
+    untold = unlabelled and not (model.classes or model.attributes)
+    if model.image_shape != data.shape or not (untold or model.classes == data.classes):
         raise WrongUse(
-            f"teacher {run} makes images {model.image_shape} of {model.classes} classes, "
+            f"{what} {run} makes images {model.image_shape} of {model.classes} classes, "
             f"but the data has {data.shape} and {data.classes}"
         )
+    if untold:
+        return model
     if model.attributes != data.told or (data.told and model.attribute_names != data.attribute_names):
         raise WrongUse(
-            f"teacher {run} is told {', '.join(model.attribute_names) or 'no attributes'}, "
+            f"{what} {run} is told {', '.join(model.attribute_names) or 'no attributes'}, "
             f"but the data has {', '.join(data.attribute_names[: data.told]) or 'none'}"
         )
     return model

@@ -14,15 +14,14 @@ from diptych.diffusion.classifier import NoisyClassifier
 from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, NetworkDenoiser, each
 from diptych.diffusion.guidance import ClassifierGuide
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
-from diptych.diffusion.objective import lognormal
+from diptych.diffusion.objective import lognormal, spread
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Condition, Loss, Method, Phase, adam, warmup_cosine
-from diptych.methods.denoising import by_size, led_already, unet_for
+from diptych.methods.denoising import by_size, led_already, load_teacher, unet_for
 from diptych.methods.iddpm import numbers
 from diptych.networks.adm import multipliers_for
 from diptych.networks.noisy_classifier import ADMClassifier
 from diptych.recipe import NamesRun, Recipe, recipe
-from diptych.runs import load_model
 
 
 class ClassifierGuidance(Method):
@@ -70,9 +69,7 @@ class ClassifierGuidance(Method):
         x, label = batch.image, batch.condition.label
         assert label is not None
         n = x.shape[0]
-        # one time in each n-th: as good as independent ones, since images come in random order, and steadier
-        time = (torch.arange(n, device=x.device) + torch.rand(n, device=x.device)) / n
-        sigma = self.model.denoiser.schedule.level(time)
+        sigma = self.model.denoiser.schedule.level(spread(n, x.device))
         logits = self.classifier(x + each(sigma) * torch.randn_like(x), sigma)
         right = (logits.argmax(1) == label).float()
         half = max(1, n // 2)
@@ -86,24 +83,6 @@ class ClassifierGuidance(Method):
         sigma = self.levels(x.shape[0], x.device)
         error = (denoiser(x + each(sigma) * torch.randn_like(x), sigma, Condition()) - x).square()
         return (error / each(denoiser.c_out(sigma)).square()).mean(), {"mse": error.detach().mean()}
-
-
-def trained(run: str, data: Images) -> DiffusionModel:
-    """The diffusion model of another run, without labels or with the data's.
-
-    Raises WrongUse where it does not fit.
-    """
-    model = load_model(run, "cpu")
-    if not isinstance(model, DiffusionModel):
-        raise WrongUse(f"denoiser {run} has no denoiser", "it is a run of a diffusion method, as adm")
-    if model.guide is not None:
-        raise led_already(f"denoiser {run}")
-    if model.image_shape != data.shape or model.classes not in (0, data.classes):
-        raise WrongUse(
-            f"denoiser {run} makes images {model.image_shape} of {model.classes} classes, "
-            f"but the data has {data.shape} and {data.classes}"
-        )
-    return model
 
 
 @recipe(needs_labels=True, width=8, blocks=1, denoiser_width=8, denoiser_blocks=1, batch=8, steps=4)
@@ -163,7 +142,9 @@ def noisy_classifier(
             "a folder for each class gives them; edm and adm do without",
         )
     if denoiser:
-        model = trained(denoiser, data)
+        model = load_teacher(denoiser, data, "denoiser", unlabelled=True)
+        if model.guide is not None:
+            raise led_already(f"denoiser {denoiser}")
         led, options = model.denoiser, replace(model.options, guidance=guidance)
     else:
         size = by_size(data, denoiser_width, denoiser_blocks, denoiser_lr)
