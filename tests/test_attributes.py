@@ -68,8 +68,10 @@ def test_a_folder_with_a_table(tmp_path: Path, table: str) -> None:
     assert data.train.labels is None
     assert data.train.told == 2
     assert levels_agree(data)
-    (incident,) = data.card.incidents
-    assert (incident.file, incident.what) == (table, "numbers: brightness, year")
+    assert {(i.file, i.what, i.done) for i in data.card.incidents} == {
+        (table, "numbers: brightness, year", "taken as continuous labels"),
+        (table, "not all numbers: taken ('by hand')", "left out"),
+    }
     batch = data.train.batch(0, 0, 8)
     label = batch.condition.label
     assert label is not None
@@ -103,6 +105,11 @@ def test_a_changed_table_is_another_data_set(tmp_path: Path) -> None:
     assert np.array_equal(before.train.pixels, after.train.pixels)
 
 
+def fate(data: DataSet) -> str:
+    """What is said to have become of the columns of numbers."""
+    return next(i.done for i in data.card.incidents if i.what.startswith("numbers"))
+
+
 def test_classes_win_unless_attributes_are_asked_for(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", classes=True)
     data = open_data(folder)
@@ -116,8 +123,14 @@ def test_classes_win_unless_attributes_are_asked_for(tmp_path: Path) -> None:
     assert asked.card.train_sha256 == asked.train.sha256 != data.card.train_sha256
     whole = open_whole(folder, attributes=["year", "brightness"])
     assert levels_agree(whole, place=1)
-    none = open_data(write_folder(tmp_path / "plain"), attributes="none")
-    assert none.train.batch(0, 0, 4).condition.label is None
+    for source in (folder, write_folder(tmp_path / "plain")):
+        none = open_data(source, attributes="none")  # neither attributes nor classes
+        assert none.train.batch(0, 0, 4).condition.label is None
+        assert (none.train.classes, none.held_out.labels, none.card.class_counts) == (0, None, {})
+        assert none.card.held_out_sha256 == none.held_out.sha256
+        assert fate(none) == "not told"
+    assert fate(data) == "known, not told: the classes are; --attributes x tells them"
+    assert fate(asked) == "taken as continuous labels"
     with pytest.raises(WrongUse, match="no continuous label called 'yaer'"):
         open_data(folder, attributes="yaer")
 

@@ -45,6 +45,21 @@ def test_copies_across_an_official_split_are_said(tmp_path: Path) -> None:
     assert incident.what == "2 held-out images are also in the training split"
 
 
+def test_arrays_for_validation_and_arrays_that_nothing_asks_for(tmp_path: Path) -> None:
+    x, v, t = noise(12, 8, 8), noise(5, 8, 8), noise(4, 8, 8)
+    labels = {"y_train": np.arange(12) % 3, "y_val": np.arange(5) % 3}
+    np.savez(tmp_path / "two.npz", x_train=x, x_val=v, **labels)
+    data = open_data(tmp_path / "two.npz")
+    assert np.array_equal(data.held_out.pixels[..., 0], v)
+    assert data.held_out.labels is not None
+    assert data.held_out.labels.tolist() == [0, 1, 2, 0, 1]
+    assert data.card.incidents == ()
+    np.savez(tmp_path / "three.npz", x_train=x, x_val=v, x_test=t, y_test=np.arange(4) % 3, **labels)
+    data = open_data(tmp_path / "three.npz")
+    assert np.array_equal(data.held_out.pixels[..., 0], t)
+    assert [(i.what, i.done) for i in data.card.incidents] == [("also holds x_val, y_val", "not used")]
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
@@ -183,9 +198,26 @@ def test_idx_files(tmp_path: Path, names: str, packed: bool) -> None:
     assert np.array_equal(data.held_out.pixels[..., 0], t)
     assert data.train.labels is not None
     assert data.train.labels.tolist() == y.tolist()
-    alone = open_data(tmp_path / (names + ".gz" * packed))  # one images file, its labels found beside it
-    assert (len(alone.train), len(alone.held_out)) == (16, 4)
-    assert alone.card.class_counts == {str(d): 2 for d in range(10)}
+    named = open_data(tmp_path / (names + ".gz" * packed))  # its labels and the test part found beside it
+    assert named.card.train_sha256 == data.card.train_sha256
+    assert named.card.held_out_sha256 == data.card.held_out_sha256
+    alone = open_data(tmp_path / (names.replace("train", "t10k") + ".gz" * packed), held_out=2)
+    assert (len(alone.train), len(alone.held_out)) == (4, 2)
+    assert alone.card.class_counts == {str(d): 1 for d in range(6)}
+
+
+def test_several_sets_of_idx_files_in_one_folder(tmp_path: Path) -> None:
+    """As EMNIST comes."""
+    for name, n in (("digits", 20), ("letters", 24)):
+        for part, share in (("train", n), ("test", n // 4)):
+            stem = tmp_path / f"emnist-{name}-{part}"
+            Path(f"{stem}-images-idx3-ubyte").write_bytes(idx(noise(share, 28, 28)))
+            Path(f"{stem}-labels-idx1-ubyte").write_bytes(idx(np.arange(share, dtype=np.uint8) % 2))
+    with pytest.raises(DataError) as caught:
+        open_data(tmp_path)
+    assert "emnist-digits-train-images-idx3-ubyte, emnist-letters-train-images" in caught.value.message
+    data = open_data(caught.value.hint.removeprefix("name the file of one: "))
+    assert (len(data.train), len(data.held_out)) == (20, 5)
 
 
 @pytest.mark.parametrize(

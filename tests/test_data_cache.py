@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,7 @@ def test_large_sets_are_mapped_and_equal_those_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = photos(tmp_path / "in")
+    monkeypatch.delenv("DIPTYCH_CACHE")
     expected = open_data(source)
     assert not isinstance(expected.train.pixels, np.memmap)
     monkeypatch.setattr(cache, "IN_MEMORY", 1000)
@@ -62,6 +65,80 @@ def test_large_sets_are_mapped_and_equal_those_in_memory(
     assert open_data(source).card == expected.card
     with pytest.raises(ValueError, match="read-only"):
         made.train.pixels[0] = 0
+
+
+def test_what_was_decoded_is_kept_where_the_cache_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = photos(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "file"))  # it cannot be kept, but read it can
+    expected = open_data(source)
+    assert "it will be decoded again the next time" in caplog.text
+    monkeypatch.setenv("DIPTYCH_CACHE", str(tmp_path / "cache"))
+    open_data("shapes:40")  # drawn again as fast as it is read
+    assert not (tmp_path / "cache").exists()
+    assert same(open_data(source), expected)
+    (source / "notes.txt").write_text("x")  # what is said of the files is a part of what is kept
+    assert len(open_data(source).card.incidents) == 2
+    forbid(monkeypatch)
+    assert same(open_data(source), expected)
+
+
+def test_what_took_long_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = photos(tmp_path / "in")
+    monkeypatch.delenv("DIPTYCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    expected = open_data(source)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(ingest, "SLOW", -1.0)
+    open_data(source)
+    forbid(monkeypatch)
+    assert same(open_data(source), expected)
+
+
+def test_long_decoding_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prepare, "SAY_EVERY", 0.0)
+    with caplog.at_level("INFO", "diptych"):
+        open_data(photos(tmp_path / "in"), cache=tmp_path / "cache")
+    assert "13 of 13 files are decoded" in caplog.messages
+
+
+def test_a_million_files_do_not_wait_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    class Pool(prepare.ThreadPoolExecutor):
+        def map(self, work: object, items: range) -> object:  # type: ignore[override]
+            asked.append(len(items))
+            return super().map(work, items)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepare, "ThreadPoolExecutor", Pool)
+    assert prepare.in_threads(lambda i: i + 1, range(100_000)) == list(range(1, 100_001))
+    assert prepare.in_threads(str, []) == []
+    assert asked[0] == -(-100_000 // 256)
+
+
+LEAVE = """
+import os, signal, sys; from pathlib import Path; from diptych.data import cache
+with cache.writing(Path(sys.argv[1]) / "entry") as writing:
+    (writing.folder / "train.npy").write_bytes(bytes(1000))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_preparation_left_goes_with_the_next(tmp_path: Path) -> None:
+    place = tmp_path / "cache"
+    subprocess.run([sys.executable, "-c", LEAVE, str(place)], check=False)
+    (left,) = place.iterdir()
+    assert left.name.startswith(".")
+    open_data(photos(tmp_path / "in"), cache=place)
+    (entry,) = place.iterdir()
+    assert entry.name.startswith("in-")
+    assert {p.name for p in entry.iterdir()} == {
+        f"{side}.{kind}" for side in ("train", "held_out") for kind in ("npy", "npz")
+    } | {"about.json"}
 
 
 def test_batches_and_tensors_from_mapped_pixels(tmp_path: Path) -> None:
@@ -134,7 +211,7 @@ def test_a_full_disk_and_a_place_that_cannot_be(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DataError, match="cannot be written"):
         open_data(source, cache=tmp_path / "file")
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(DataError, match="GiB left"):
+    with pytest.raises(DataError, match=r"cache has 0\.0 GiB left"):
         open_data(source, cache=tmp_path / "cache")
 
 

@@ -78,6 +78,37 @@ def test_too_few_different_images() -> None:
     assert made_here(np.array([0, 0, 0, 1, 1]), 2, "here").tolist() == [False, False, False, True, True]
 
 
+def test_each_class_keeps_an_image_to_learn_from(tmp_path: Path) -> None:
+    images = RNG.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    order = np.argsort([hashlib.sha256(SALT + image.tobytes()).digest() for image in images], kind="stable")
+    labels = np.arange(60) % 3
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    usual = open_data(tmp_path / "a.npz")
+    assert contents(usual.held_out) == {images[i].tobytes() for i in order[:12]}  # as without classes
+    labels[order[[0, 5]]] = 3, 4  # alone in their classes, and first in the order of the hashes
+    labels[order[[2, 3]]] = 5  # two of one class
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    data = open_data(tmp_path / "a.npz")
+    assert contents(data.held_out) == {images[i].tobytes() for i in order[[1, 2, 4, *range(6, 15)]]}
+    assert data.train.labels is not None
+    assert set(data.train.labels.tolist()) == set(range(6))
+    assert data.card.incidents == ()
+
+
+def test_classes_that_nothing_can_be_learned_of_are_named(tmp_path: Path) -> None:
+    images = RNG.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(40))  # each its own class
+    np.savez(tmp_path / "plain.npz", images=images)
+    data = open_data(tmp_path / "a.npz")
+    assert contents(data.held_out) == contents(open_data(tmp_path / "plain.npz").held_out)
+    (incident,) = data.card.incidents
+    assert incident.what.startswith("8 of 40 classes have no image in the training split: ")
+    parts = {"x_train": images[:20], "y_train": np.arange(20) % 2, "x_test": images[20:]}
+    np.savez(tmp_path / "b.npz", **parts, y_test=np.arange(20) % 3)
+    (incident,) = open_data(tmp_path / "b.npz").card.incidents
+    assert incident.what == "1 of 3 classes have no image in the training split: 2"
+
+
 def test_held_out_as_fraction_and_count() -> None:
     assert [len(open_data("shapes:100", held_out=h).held_out) for h in (0.5, 7, 7.0, None)] == [50, 7, 7, 20]
     with pytest.raises(WrongUse, match="neither a fraction nor a count"):

@@ -1,4 +1,4 @@
-"""A folder beside a run's that goes with its process: at its end or, after a kill -9, when the next comes."""
+"""A folder that goes with its process: at its end or, after a kill -9, when the next one is made there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PREFIX, MARK = ".diptych-", ".aside"
 def aside(place: Path) -> Iterator[Path]:
     """A new folder in `place`, removed again; what dead processes of this machine left there goes too."""
     clear(place)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as name, Path(name, MARK).open("wb") as mark:
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True)
+    with made as name, Path(name, MARK).open("wb") as mark:
         if fcntl is not None:
             with suppress(OSError):  # without a lock nobody can tell that it is dead: it stays unsigned
                 fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
 """What is nobody's business stays out of reports, recipe.json and logs: secrets, home paths, user and host.
 
 Tokens are known by their shape (those that code hosts scan for) or by the name before them. Relative paths,
-and absolute ones outside of home directories, stay: they say where data lies.
+and absolute ones outside of home directories, stay: they say where data lies, and lead there.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _URL = re.compile(
 )
 _SECRET_NAME = re.compile(rf"(?:.*[_-])?(?:{_NAMES}(?:_.*)?|auth(?:orization)?)|.*_key", re.IGNORECASE)
 _DOWN, _PART = r"[\\/]+", r"[^\\/\s'\"<>:,;=()]+"
-# An absolute path with a directory of homes in it, such as /home/, /mnt/c/Users/ or \\server\home\: at most
-# three directories down, where a data set's own "home" is not meant. The slashes of https:// begin no path.
+# An absolute path into a home directory, from the root of a disk or a server on. What is called home or users
+# further down is a folder as any, and data that lie there must be found again. https:// begins no path.
 _HOMES = re.compile(
-    rf"((?:(?<=file:){_DOWN}|(?<=:)[\\/](?![\\/])|(?<![\w.~/\\:*$%}}\])-]){_DOWN}|(?<!\w)[a-z]:{_DOWN})"
-    rf"(?:Volumes{_DOWN}[^\\/\n]+{_DOWN}|(?:{_PART}{_DOWN}){{0,3}})"
-    rf"(?:home[s\d]?|users|Documents and Settings){_DOWN}){_PART}"
-    r"(?P<more>(?: [^\W\d_][\w.-]*){1,3}(?=[\\/'\"]|\Z))?",
-    re.IGNORECASE,
+    rf"((?:(?<=file:){_DOWN}|(?<=:)[\\/](?![\\/])|(?<![\w.~/\\:*$%}}\])-]){_DOWN})"
+    rf"(?:(?:export{_DOWN})?home[s\d]?|(?:mnt{_DOWN}[a-z]{_DOWN}|Volumes{_DOWN}[^\\/\n]+{_DOWN})?Users){_DOWN}"
+    rf"|(?:(?<![\w.~/\\:*$%}}\])-])\\{{2,}}|(?<=file:)//){_PART}(?:\\+{_PART})?{_DOWN}(?:home[s\d]?|Users){_DOWN}"
+    rf"|(?<!\w)(?i:[a-z]:{_DOWN}(?:users|Documents and Settings)){_DOWN}){_PART}"
+    r"(?P<more>(?: [^\W\d_][\w.-]*){1,3}(?=[\\/'\"]|\Z))?"
 )
 _OTHERS = re.compile(r"(?<![\w.~/\\-])~[a-z_][\w.-]+(?=[\\/])", re.IGNORECASE)  # ~joe/
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from diptych.data.attributes import named, stacked
+from diptych.data.attributes import TAKEN, named, stacked
 from diptych.data.images import Float32, Incident, Int64, UInt8
+from diptych.data.layout import HELD_OUT, printable
 from diptych.errors import DataError
 from diptych.files import unpacked_at_most
 
@@ -21,6 +22,7 @@ Array = npt.NDArray[Any]
 MAX_ARRAY_BYTES = 64 << 30
 ALLOWED_IMAGES = 1 << 20  # and one more for each byte: images are not smaller
 _LABELS_OF = {"x_train": "y_train", "images": "labels", "arr_0": "arr_1"}
+_NAMES = ("class_names", "classes")
 _BESIDE = {"arr_1": "labels", "attributes": "attributes"}  # of set.npy: set.labels.npy and set.attributes.npy
 _SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
 _RANGES = "uint8 in 0..255, or floats in 0..1 or -1..1"
@@ -46,8 +48,8 @@ class Stack:
 def load_npz(path: Path) -> Stack:
     """x_train, y_train, x_test, y_test; or images and labels; or arr_0. A .npy file counts as arr_0.
 
-    Labels that are floats are continuous, (N,) or (N, K), as are "attributes" (a_train and a_test beside
-    x_train), whose names are "attribute_names".
+    x_val and y_val are held out where there is no x_test. Labels that are floats are continuous, (N,) or
+    (N, K), as are "attributes" (a_train and a_test beside x_train), whose names are "attribute_names".
     """
     arrays = _load(path)
     image_key = next((key for key in _LABELS_OF if key in arrays), None)
@@ -56,22 +58,23 @@ def load_npz(path: Path) -> Stack:
             f"{path} holds {', '.join(arrays) or 'nothing'}",
             "what is looked for: x_train (with y_train, x_test, y_test), or images (with labels), or arr_0",
         )
-    label_key = _LABELS_OF[image_key]
-    images, labels = [arrays[image_key]], [arrays.get(label_key)]
-    attributes = [arrays.get("a_train" if image_key == "x_train" else "attributes")]
-    if label_key == "arr_1" and labels[0] is not None and labels[0].shape[:1] != images[0].shape[:1]:
-        labels = [None]  # an array that happens to be second
-    if image_key == "x_train" and "x_test" in arrays:
-        images.append(arrays["x_test"])
-        labels.append(arrays.get("y_test"))
-        attributes.append(arrays.get("a_test"))
-    keys = [image_key, "x_test"][: len(images)]
+    keys, label_keys, attribute_keys = [image_key], [_LABELS_OF[image_key]], ["attributes"]
+    if image_key == "x_train":
+        sides = ["train", *[side for side in HELD_OUT if f"x_{side}" in arrays][:1]]
+        keys, label_keys, attribute_keys = ([f"{kind}_{side}" for side in sides] for kind in "xya")
+    elif image_key == "arr_0" and "arr_1" in arrays and len({a.shape[:1] for a in arrays.values()}) > 1:
+        label_keys = [""]  # an array that happens to be second
+    images = [arrays[key] for key in keys]
+    labels, attributes = [arrays.get(key) for key in label_keys], [arrays.get(key) for key in attribute_keys]
     for array in images:
         check_count(path, len(array) if array.ndim else 0)
     parts, notes = to_uint8_nhwc(images, path, keys)
-    class_names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), None)
+    class_names = next((arrays[key] for key in _NAMES if key in arrays), None)
+    known_keys = {*keys, *label_keys, *attribute_keys, *_NAMES, "attribute_names"}
+    if unused := [printable(key) for key in arrays if key not in known_keys]:
+        notes.append(Incident(path.name, f"also holds {', '.join(unused)}", "not used"))
     if any(label is not None and label.dtype.kind == "f" for label in labels) and attributes[0] is None:
-        notes.append(Incident(path.name, "labels are floats", "taken as continuous labels"))
+        notes.append(Incident(path.name, "labels are floats", TAKEN))
         labels, attributes = [None] * len(labels), labels
     stack = joined(path, keys, parts, labels, class_names, notes)
     known = stacked(path, keys, [len(part) for part in parts], attributes)
@@ -138,14 +141,14 @@ def to_uint8_nhwc(
 
     Raises DataError for values that are not finite, with the first image that has one, and for other ranges.
     """
-    name, notes = path.name, []
+    name, notes, parts = path.name, list[Incident](), " and ".join(keys) or "the parts"
     for array in images:
         if array.ndim not in (3, 4):
             raise DataError(
                 f"{path} holds an array of shape {array.shape}", "(N, H, W), (N, H, W, C) or (N, C, H, W)"
             )
     if len({array.dtype for array in images}) > 1 or len({array.ndim for array in images}) > 1:
-        raise DataError(f"{path}: x_train and x_test differ in type or number of dimensions")
+        raise DataError(f"{path}: {parts} differ in type or number of dimensions")
     if images[0].ndim == 4:
         last = _channels_last(images[0].shape, path)
         if not last:
@@ -155,7 +158,7 @@ def to_uint8_nhwc(
         images = [array[..., None] for array in images]
     if len({array.shape[1:] for array in images}) > 1:
         shapes = " and ".join(str(array.shape[1:]) for array in images)
-        raise DataError(f"{path}: x_train and x_test have different shapes, {shapes}")
+        raise DataError(f"{path}: {parts} have different shapes, {shapes}")
     if any(math.prod(array.shape[1:]) == 0 for array in images):
         raise DataError(f"{path} holds an array of shape {images[0].shape}, which has no pixels")
     if images[0].dtype == np.uint8:

@@ -6,21 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diptych.aside import aside
 from diptych.data.builtin import Allocate
 from diptych.data.images import DataCard, DataSet, Images, Incident, Int64, UInt8
 from diptych.errors import DataError
 
 IN_MEMORY = 2 << 30  # bytes of prepared pixels; more are memory-mapped
-VERSION = 2  # rises when the same source would be prepared differently
+VERSION = 3  # rises when the same source would be prepared differently
 _CHUNK = 64 << 20  # bytes
 
 
@@ -34,34 +34,31 @@ def entry(place: Path, name: str, made_of: Mapping[str, Any]) -> Path:
 @contextmanager
 def workspace(place: Path) -> Iterator[Allocate]:
     """Hands out arrays in memory, or, above IN_MEMORY, in temporary files that go when the work is done."""
-    folder: Path | None = None
+    with ExitStack() as until:
 
-    def allocate(shape: tuple[int, ...]) -> UInt8:
-        nonlocal folder
-        size = int(np.prod(shape, dtype=np.int64))
-        if size <= IN_MEMORY:
-            return np.empty(shape, np.uint8)
-        folder = folder or _temporary(place)
-        _check_room(folder, size)
-        name = folder / f"{len(list(folder.iterdir()))}.npy"
-        return np.lib.format.open_memmap(name, mode="w+", dtype=np.uint8, shape=shape)
+        def allocate(shape: tuple[int, ...]) -> UInt8:
+            size = int(np.prod(shape, dtype=np.int64))
+            if size <= IN_MEMORY:
+                return np.empty(shape, np.uint8)
+            folder = _temporary(place, until)
+            _check_room(place, size)
+            return np.lib.format.open_memmap(folder / "0.npy", mode="w+", dtype=np.uint8, shape=shape)
 
-    try:
         yield allocate
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temporary(place: Path) -> Path:
+def asked_for() -> bool:
+    """Whether a person has named the place of the cache: then what was decoded is kept there."""
+    return bool(os.environ.get("DIPTYCH_CACHE"))
+
+
+def _temporary(place: Path, until: ExitStack) -> Path:
+    """A folder in the cache that goes with `until`, or, after a kill -9, when the next one is made."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".making-", dir=place))
+        return until.enter_context(aside(place))
     except OSError as error:
-        raise DataError(
-            f"the cache {place} cannot be written: {error.strerror}",
-            "choose another: cache=, or DIPTYCH_CACHE",
-        ) from error
+        raise _unwritable(place, error) from error
 
 
 def _unwritable(place: Path, error: OSError) -> DataError:
@@ -70,12 +67,12 @@ def _unwritable(place: Path, error: OSError) -> DataError:
     )
 
 
-def _check_room(folder: Path, size: int) -> None:
+def _check_room(place: Path, size: int) -> None:
     # writing to a mapped file on a full disk is a bus error, which nothing can catch
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(place).free
     if size > free:
         raise DataError(
-            f"the pixels take {size / 2**30:.1f} GiB, and {folder.parent} has {free / 2**30:.1f} GiB left",
+            f"the pixels take {size / 2**30:.1f} GiB, and {place} has {free / 2**30:.1f} GiB left",
             "choose another place: cache=, or DIPTYCH_CACHE; or a smaller size",
         )
 
@@ -90,7 +87,7 @@ class Writing:
         """Writes these rows, chunk by chunk, and maps them read-only."""
         path = self.folder / f"{name}.npy"
         shape = (len(rows), *pixels.shape[1:])
-        _check_room(self.folder, int(np.prod(shape, dtype=np.int64)))
+        _check_room(self.folder.parent.parent, int(np.prod(shape, dtype=np.int64)))
         step = max(1, _CHUNK // max(1, int(np.prod(shape[1:]))))
         with path.open("wb") as file:
             np.lib.format.write_array_header_2_0(
@@ -129,16 +126,16 @@ class Writing:
 @contextmanager
 def writing(final: Path) -> Iterator[Writing]:
     """A temporary folder that becomes the entry at the end, whole or not at all."""
-    folder = _temporary(final.parent)
-    try:
-        yield Writing(folder)
-        if load(final) is None:  # absent or damaged; else another process was quicker
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(folder, final)
-    except OSError as error:
-        raise _unwritable(final.parent, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as until:
+        folder = _temporary(final.parent, until) / final.name
+        try:
+            folder.mkdir()
+            yield Writing(folder)
+            if load(final) is None:  # absent or damaged; else another process was quicker
+                shutil.rmtree(final, ignore_errors=True)
+                os.rename(folder, final)
+        except OSError as error:
+            raise _unwritable(final.parent, error) from error
 
 
 def load(final: Path) -> DataSet | None:

@@ -16,11 +16,27 @@ from diptych.errors import DataError
 
 
 def find_idx(folder: Path) -> list[Path]:
-    """The image files of an MNIST-style folder, the train part first; empty where there are none."""
+    """The image files of an MNIST-style folder, the train part first; empty where there are none.
+
+    Raises DataError where there are several sets, as EMNIST has them.
+    """
     images = sorted(p for p in folder.iterdir() if p.is_file() and "images" in p.name and "idx3" in p.name)
     plain = {p.name.removesuffix(".gz"): p for p in reversed(images)}  # unpacked beside packed: one of them
     test = [p for name, p in sorted(plain.items()) if "t10k" in name or "test" in name]
-    return [p for p in sorted(plain.values()) if p not in test][:1] + test[:1]
+    train = [p for p in sorted(plain.values()) if p not in test]
+    if max(len(train), len(test)) > 1:
+        raise DataError(
+            f"{folder} holds several sets of idx files: {', '.join(p.name for p in train + test)}",
+            f"name the file of one: {(train or test)[0]}",
+        )
+    return train + test
+
+
+def with_test(path: Path) -> list[Path]:
+    """This file of images and, where it is a train part, the test part beside it."""
+    names = {path.name.replace("train", test).removesuffix(".gz") for test in ("t10k", "test")}
+    found = (path.with_name(name + ending) for name in sorted(names) for ending in ("", ".gz"))
+    return [path, *(p for p in found if "train" in path.name and p.is_file())][:2]
 
 
 def load_idx(images: Sequence[Path]) -> Stack:

@@ -15,11 +15,12 @@ from PIL import Image
 from diptych.data.arrays import Stack
 from diptych.data.cache import workspace
 from diptych.data.decode import Unreadable, open_image, recolour, strict_pillow
-from diptych.data.files import File, Listing, read_file
+from diptych.data.files import read_file
 from diptych.data.images import Incident, UInt8
+from diptych.data.layout import File, Listing, ordered
 from diptych.data.near import METHOD, SMALLEST, fingerprints, near_groups
-from diptych.data.prepare import in_threads, summary
-from diptych.data.sources import find
+from diptych.data.prepare import brightest, in_threads, summary, too_dark
+from diptych.data.sources import find, named
 from diptych.files import cache_folder
 
 
@@ -100,6 +101,7 @@ class _Seen(NamedTuple):
     size: tuple[int, int]  # (width, height)
     mode: str
     channels: int
+    brightest: int  # of its pixels, 0 to 255
     sha256: bytes  # of shape and pixels, before any resizing
     code: np.uint64  # the perceptual hash
     thumb: UInt8  # (16, 16, 3)
@@ -120,7 +122,8 @@ def inspect(source: str | Path) -> Inspection:
             labels = None if stack.labels is None else [stack.class_names[i] for i in stack.labels]
             sides = None if stack.held_out is None else stack.held_out.tolist()
             files = 0
-        return _report(str(source), found.kind, files, seen, labels, sides, incidents)
+        incidents += too_dark(found.name, max((image.brightest for image in seen), default=255))
+        return _report(named(source), found.kind, files, seen, labels, sides, incidents)
 
 
 def _look_at_files(listing: Listing) -> tuple[list[_Seen], list[int], list[Incident]]:
@@ -140,7 +143,7 @@ def _look_at_files(listing: Listing) -> tuple[list[_Seen], list[int], list[Incid
         return _seen(file.name, opened.mode, pixels, codes[0], thumbs[0]), notes
 
     with strict_pillow():
-        looks = in_threads(work, listing.files)
+        looks = in_threads(work, listing.files, "files")
     incidents = [*listing.incidents, *(incident for _, notes in looks for incident in notes)]
     kept = [i for i, (seen, _) in enumerate(looks) if seen is not None]
     return [seen for seen, _ in looks if seen is not None], kept, sorted(incidents, key=lambda i: i.file)
@@ -164,7 +167,7 @@ def _opaque(pixels: UInt8) -> Image.Image:
 def _seen(name: str, mode: str, pixels: UInt8, code: np.uint64, thumb: UInt8) -> _Seen:
     height, width, channels = pixels.shape
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-    return _Seen(name, (width, height), mode, channels, digest, code, thumb)
+    return _Seen(name, (width, height), mode, channels, brightest(pixels), digest, code, thumb)
 
 
 def _report(
@@ -185,6 +188,7 @@ def _report(
     if first:
         codes, thumbs = np.array([image.code for image in first]), np.stack([image.thumb for image in first])
         near, uniform = near_groups(codes, thumbs, np.array([min(image.size) for image in first]))
+    of_class = Counter(labels or ())
     sizes = Counter(f"{image.size[0]}x{image.size[1]}" for image in seen)
     return Inspection(
         source=source,
@@ -195,7 +199,7 @@ def _report(
         sizes=dict(sizes.most_common()),
         modes=dict(Counter(image.mode for image in seen).most_common()),
         channels=dict(sorted(Counter(image.channels for image in seen).items())),
-        class_counts={} if labels is None else dict(sorted(Counter(labels).items())),
+        class_counts={name: of_class[name] for name in ordered(of_class)},
         split={} if sides is None else {"train": len(sides) - sum(sides), "held out": sum(sides)},
         exact=tuple(tuple(seen[i].name for i in group) for group in exact),
         near=tuple(tuple(first[i].name for i in group) for group in near),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -13,7 +15,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from diptych.data.arrays import Stack
-from diptych.data.attributes import from_tables
 from diptych.data.builtin import Allocate
 from diptych.data.decode import (
     FORMATS,
@@ -26,10 +27,15 @@ from diptych.data.decode import (
     recolour,
     strict_pillow,
 )
-from diptych.data.files import File, Listing, read_file
+from diptych.data.files import read_file
 from diptych.data.images import Incident, UInt8
+from diptych.data.layout import File, Listing, ordered
+from diptych.data.tables import from_tables
 from diptych.errors import DataError
 
+log = logging.getLogger("diptych")
+SAY_EVERY = 10.0  # seconds
+DARK = 32  # of 255
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -52,11 +58,25 @@ class Row(NamedTuple):
     failure: str = ""
 
 
-def in_threads(work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-    """`work` on every item, in order, on as many threads as there are cores (Pillow lets go of the lock)."""
-    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+def in_threads(work: Callable[[_T], _R], items: Sequence[_T], of: str = "") -> list[_R]:
+    """`work` on every item, in order, on as many threads as there are cores (Pillow lets go of the lock).
+
+    of: what the items are, where it is worth a line in the log every ten seconds how many are done.
+    """
+    threads = min(16, os.cpu_count() or 1)
+    step = min(256, 1 + len(items) // (8 * threads))  # a million futures would take more than a gigabyte
+    pool, done, said = ThreadPoolExecutor(threads), list[_R](), time.monotonic()
+
+    def some(start: int) -> list[_R]:
+        return [work(item) for item in items[start : start + step]]
+
     try:
-        return list(pool.map(work, items))
+        for part in pool.map(some, range(0, len(items), step)):
+            done += part
+            if of and time.monotonic() - said >= SAY_EVERY:
+                said = time.monotonic()
+                log.info("%s of %s %s are decoded", f"{len(done):,}", f"{len(items):,}", of)
+        return done
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -75,7 +95,7 @@ def prepare_files(listing: Listing, policy: Policy, allocate: Allocate, source: 
     attributes, attribute_names, notes = from_tables(listing.tables, listing.files)
     incidents += notes
     labels = None if listing.labels is None else [listing.labels[i] for i in good]
-    names = sorted(set(labels or ()))
+    names = ordered(labels or ())
     index = {name: i for i, name in enumerate(names)}
     stack = Stack(
         pixels[: len(good)],
@@ -129,7 +149,7 @@ def _decode_all(
             pixels[i] = row
         return Row(opened.size, opened.mode, _notes(opened, policy))
 
-    rows += in_threads(work, range(len(rows), len(files)))
+    rows += in_threads(work, range(len(rows), len(files)), "files")
     if mixed.is_set():
         raise _mixed_sizes(Counter(row.size for row in rows if row.size is not None), source)
     return pixels, rows
@@ -213,6 +233,17 @@ def _grey_if_all_grey(stack: Stack, policy: Policy) -> Stack:
         if not ((part[..., 0] == part[..., 1]).all() and (part[..., 0] == part[..., 2]).all()):
             return stack
     return replace(stack, pixels=pixels[..., :1])
+
+
+def brightest(pixels: UInt8) -> int:
+    """The largest value of (..., C) pixels, transparency composited on white."""
+    return int((recolour(pixels, 3) if pixels.shape[-1] == 4 else pixels).max())
+
+
+def too_dark(name: str, most: int) -> list[Incident]:
+    """What is said of a set without a bright pixel: values of 0 and 1, or 12 bits saved as 16."""
+    what = f"the brightest pixel of all is {most} of 255: a wrong range?"
+    return [Incident(name, what, "kept as it is")] if most <= DARK else []
 
 
 def summary(incidents: Sequence[Incident], most: int = 8) -> tuple[Incident, ...]:

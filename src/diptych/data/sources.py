@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diptych.data import builtin
 from diptych.data.arrays import Stack, beside_npy, load_npz
 from diptych.data.builtin import Allocate
 from diptych.data.cifar import find_cifar, load_cifar
-from diptych.data.files import Listing, list_folder, list_zip, printable
-from diptych.data.idx import find_idx, load_idx
+from diptych.data.files import list_folder, list_zip
+from diptych.data.idx import find_idx, load_idx, with_test
+from diptych.data.images import Incident
+from diptych.data.layout import TABLES, Listing, printable
 from diptych.errors import DataError, did_you_mean
+from diptych.files import expanded
 
+log = logging.getLogger("diptych")
 DRAWN_AT = 32  # pixels, where no size is asked for
 
 
@@ -35,25 +40,35 @@ class Found:
         return self.kind == "drawn scenes"
 
 
+def named(source: str | Path) -> str:
+    """The source as it is written down: opened again, it is what it was. A path is never a built-in set."""
+    built_in = isinstance(source, Path) and str(source).partition(":")[0] in builtin.NAMES
+    return f"./{source}" if built_in else str(source)
+
+
 @contextmanager
 def find(source: str | Path) -> Iterator[Found]:
     """Finds out what `source` is; what it opens stays open inside. Raises DataError where nothing is."""
     if isinstance(source, str) and source.partition(":")[0] in builtin.NAMES:
+        if Path(source).exists():
+            log.warning("%s is the built-in set; write ./%s for what lies here by that name", source, source)
         yield _built_in(source)
         return
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         hint = did_you_mean(str(source), list(builtin.NAMES))
         raise DataError(f"there is no file, folder or built-in set called {str(source)!r}", hint)
-    if path.is_dir():
-        path = _only_archive(path) or path
+    tables = list[Path]()
+    if path.is_dir() and (archive := _only_archive(path)):
+        tables = sorted(p for p in path.iterdir() if p.name.lower() in TABLES and p.is_file())
+        path = archive
     if path.is_dir():
         yield _folder(path)
     elif path.suffix.lower() == ".zip":
-        with list_zip(path) as listing:
-            yield Found(printable(path.stem), "zip of images", _stamp([path]), listing)
+        with list_zip(path, tables) as listing:
+            yield Found(printable(path.stem), "zip of images", _stamp([path, *tables]), listing)
     else:
-        yield _array_file(path)
+        yield _array_file(path, tables)
 
 
 def _built_in(source: str) -> Found:
@@ -78,12 +93,16 @@ def _folder(path: Path) -> Found:
     listing = list_folder(path)
     looked_at = (*listing.files, *listing.tables)
     lines = [str(path.resolve()), *(f"{f.parts} {f.size} {f.stamp}" for f in looked_at)]
+    lines += map(str, listing.incidents)
     return Found(name, "image folder", _digest(lines), listing)
 
 
 def _only_archive(folder: Path) -> Path | None:
     """The one .npz or .zip of a folder that holds nothing else to look at (a README may lie beside it)."""
-    beside = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    try:
+        beside = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
     archives = [p for p in beside if p.suffix.lower() in (".npz", ".zip") and p.is_file()]
     others = [
         p for p in beside if p not in archives and p.suffix.lower() not in (".md", ".txt", ".json", ".csv")
@@ -91,18 +110,21 @@ def _only_archive(folder: Path) -> Path | None:
     return archives[0] if len(archives) == 1 and not others else None
 
 
-def _array_file(path: Path) -> Found:
+def _array_file(path: Path, tables: list[Path]) -> Found:
     name, ending = printable(path.name.removesuffix(".gz").removesuffix(path.suffix)), path.suffix.lower()
     if ending in (".npz", ".npy"):
-        return Found(
-            printable(path.stem),
-            f"{ending} arrays",
-            _stamp([path, *beside_npy(path).values()]),
-            load=lambda size, allocate: load_npz(path),
-        )
+        notes = tuple(Incident(p.name, f"{path.name} has no names of files", "not used") for p in tables)
+
+        def load(size: int | None, allocate: Allocate) -> Stack:
+            stack = load_npz(path)
+            return replace(stack, incidents=(*stack.incidents, *notes))
+
+        files = [path, *beside_npy(path).values(), *tables]
+        return Found(printable(path.stem), f"{ending} arrays", _stamp(files), load=load)
     if "idx" in path.name or "ubyte" in path.name:
         files = [p for p in sorted(path.parent.iterdir()) if "idx" in p.name and p.is_file()]
-        return Found(name, "idx files", _stamp([path, *files]), load=lambda size, allocate: load_idx([path]))
+        images = with_test(path)
+        return Found(name, "idx files", _stamp([path, *files]), load=lambda size, allocate: load_idx(images))
     raise DataError(
         f"{path} is one file, and none that holds many images",
         "give a folder or a zip of images, an .npz, an idx file, a CIFAR-10 folder, or: digits, shapes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +48,11 @@ def wanted(held_out: float | int | None, n: int) -> int:
     return count
 
 
-def made_here(groups: Int64, count: int, source: str) -> Mask:
-    """(N,) True for `count` images, or for fewer where copies, which stay together, do not fit exactly."""
+def made_here(groups: Int64, count: int, source: str, labels: Int64 | None = None) -> Mask:
+    """(N,) True for `count` images, or for fewer where copies, which stay together, do not fit exactly.
+
+    Each class keeps an image to learn from, unless that would leave less than half of the count.
+    """
     n = len(groups)
     if n < 4:
         raise DataError(
@@ -56,6 +60,9 @@ def made_here(groups: Int64, count: int, source: str) -> Mask:
             "at least 4 are needed: 2 to learn from, 2 to measure",
         )
     mask = _take(groups, count)
+    if labels is not None and len(untaught(labels, ~mask)):
+        fair = _take(groups, count, labels)
+        mask = fair if fair.sum() >= max(2, count / 2) else mask
     if mask.sum() < 2 or n - mask.sum() < 2:
         kinds = len(np.unique(groups))
         raise DataError(
@@ -65,15 +72,24 @@ def made_here(groups: Int64, count: int, source: str) -> Mask:
     return mask
 
 
-def _take(groups: Int64, count: int) -> Mask:
-    """The groups of copies in the order of their hash, each where it still fits."""
+def untaught(labels: Int64, train: Mask) -> Int64:
+    """The classes that have images, but none to learn from."""
+    return np.setdiff1d(labels, labels[train])
+
+
+def _take(groups: Int64, count: int, labels: Int64 | None = None) -> Mask:
+    """The groups of copies in the order of their hash, each where it still fits and is no class's last."""
     sizes = np.bincount(groups)
-    if sizes.max() == 1:
+    if sizes.max() == 1 and labels is None:
         return groups < count
+    members, ends = np.argsort(groups, kind="stable"), np.cumsum(sizes)
+    of_class = Counter(() if labels is None else labels.tolist())  # not held out yet
     chosen, left = np.zeros(len(sizes), np.bool_), count
-    for group, size in enumerate(sizes.tolist()):
-        if size <= left:
+    for group, (size, end) in enumerate(zip(sizes.tolist(), ends.tolist(), strict=True)):
+        theirs = Counter(() if labels is None else labels[members[end - size : end]].tolist())
+        if size <= left and all(of_class[label] > n for label, n in theirs.items()):
             chosen[group], left = True, left - size
+            of_class -= theirs
     return chosen[groups]
 
 
