@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diptych.errors import RunError
-from diptych.files import read_state, read_tensors, write, write_state, write_tensors
+from diptych.data import open_data
+from diptych.errors import DataError, RunError
+from diptych.files import cache_folder, expanded, read_state, read_tensors, write, write_state, write_tensors
 
 TENSORS = {
     "double": torch.randn(3, dtype=torch.float64),
@@ -119,3 +121,23 @@ def test_an_interrupt_while_writing_leaves_nothing_behind(tmp_path: Path) -> Non
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "file", interrupted)
     assert not list(tmp_path.iterdir())
+
+
+def test_nobody_needs_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number which belongs to no user."""
+    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "DIPTYCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does without one
+    assert cache_folder() == Path(tempfile.gettempdir(), "diptych")
+    assert expanded("~/here") == Path("~/here")
+    assert len(open_data("digits").train)
+    with pytest.raises(DataError, match="'~/photos'"):
+        open_data("~/photos")
+
+
+def test_a_cache_of_the_desktop_is_an_absolute_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DIPTYCH_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for told, found in (("", "~/.cache"), ("here", "~/.cache"), ("~/c", "~/c"), ("/x", "/x")):
+        monkeypatch.setenv("XDG_CACHE_HOME", told)
+        assert cache_folder() == expanded(found) / "diptych"

@@ -24,20 +24,21 @@ LAW: dict[str, set[str]] = {
     "pictures": {"errors", "files"},
     "unpickler": {"errors", "unpickler"},  # pickles as data
     "checking": {"errors"},  # whether values out of a file are what they should be
+    "given": {"checking", "errors"},  # whether arguments out of Python are
     "allowance": {"errors"},  # how much a description out of a file may build
     "saveable": {"errors", "checking", "allowance"},
     "blocks": {"shortage"},
     "flops": set(),  # how many operations take
-    "model": {"blocks", "device", "errors", "saveable"},
+    "model": {"blocks", "device", "errors", "given", "saveable"},
     "graphs": {"errors", "model"},
     # the left panel
-    "data": {"unpickler", "device", "errors", "model", "data", "files"},
+    "data": {"aside", "unpickler", "device", "errors", "model", "data", "files"},
     "method": {"errors", "model"},
     "track": {"errors", "method", "model"},
     "networks": {"errors", "saveable", "networks"},
     "diffusion": {"errors", "model", "saveable", "diffusion"},
     "adversarial": {"errors", "model", "method", "saveable", "adversarial", "networks"},
-    "recipe": {"errors", "method", "data"},
+    "recipe": {"errors", "given", "method", "data"},
     "profiles": {"errors", "recipe"},
     "parallel": {"errors"},
     "fsdp": {"errors", "parallel"},
@@ -45,7 +46,7 @@ LAW: dict[str, set[str]] = {
     "lock": {"errors"},
     "shortage": {"errors"},
     "interrupts": set(),
-    "aside": set(),  # a rehearsal's folder
+    "aside": set(),  # folders that go with their process
     "checkpoints": {"checking", "errors", "files"},
     "shards": {"errors", "parallel"},
     "methods": {
@@ -62,8 +63,8 @@ LAW: dict[str, set[str]] = {
         "methods",
     },
     "training": {"errors", "method", "model", "data", "recipe", "device", "shards", "fsdp", "parallel"}
-    | {"averages"},
-    "provenance": {"machine", "parallel", "privacy"},
+    | {"averages", "given"},
+    "provenance": {"files", "machine", "parallel", "privacy"},
     "claims": {
         "checking",
         "data",
@@ -209,6 +210,7 @@ LAW: dict[str, set[str]] = {
     "labelled": {"data", "directions", "errors", "features", "latents", "metrics", "model"},
     "autoguidance": {"diffusion", "errors", "runs", "saveable"},
     "catalog": {"errors", "methods", "metrics", "recipe", "exam"},
+    "sheets": {"data", "exam", "model", "pictures"},
     "contest": {
         "checking",
         "alarms",
@@ -226,7 +228,7 @@ LAW: dict[str, set[str]] = {
         "recipe",
         "runs",
     }
-    | {"scores", "metrics", "files", "pictures", "features", "machine"},
+    | {"scores", "metrics", "files", "pictures", "features", "machine", "sheets"},
 }
 FREE = {"cli", "api", "edit", "__init__", "__main__"}
 FAMILIES = {"diffusion", "adversarial", "methods", "networks"}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from conftest import made_up
 from diptych import catalog, probe
 from diptych.budget import Budget
+from diptych.device import resident
 from diptych.probe import SPELL, FlopCounter, count_flops, per_step, turns
 from diptych.training import Settings, Training
 
@@ -110,3 +114,30 @@ def test_the_peak_is_that_of_the_device_in_use(monkeypatch: pytest.MonkeyPatch) 
     probe.reset_peak_memory(torch.device("cpu"))
     probe.reset_peak_memory(torch.device("cuda:1"))
     assert asked == [torch.device("cuda:1")]
+
+
+class Kernel:
+    """Windows: 300 MiB now, 500 MiB at the peak; or nothing that it would say."""
+
+    def __init__(self, says: bool) -> None:
+        self.says = says
+
+    def K32GetProcessMemoryInfo(self, process: Any, found: Any, size: int) -> int:
+        counters = found._obj
+        assert size == ctypes.sizeof(counters) == 8 + 8 * ctypes.sizeof(ctypes.c_size_t)
+        if self.says:
+            # PageFaultCount is followed by PeakWorkingSetSize and WorkingSetSize
+            places = [getattr(type(counters), name).offset for name in ("peak", "now")]
+            assert places == [8, 8 + ctypes.sizeof(ctypes.c_size_t)]
+            counters.peak, counters.now = 500 << 20, 300 << 20
+        return int(self.says)
+
+
+def test_memory_is_known_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no `resource` there."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.setattr(Path, "read_text", None)
+    for says, found in ((True, (300.0, 500.0)), (False, (0.0, 0.0))):
+        monkeypatch.setattr(ctypes, "WinDLL", lambda name, says=says: Kernel(says), raising=False)
+        assert resident() == found

@@ -10,13 +10,18 @@ import pytest
 import torch
 from torch import nn
 
+from diptych import api, catalog, contest, exporter
 from diptych.adversarial.latent import LatentModel, LatentOptions
+from diptych.data.images import DataSet
 from diptych.errors import RunError, WrongUse
 from diptych.files import read_json, read_state, write, write_json, write_state, write_tensors
+from diptych.loop import train
 from diptych.model import Condition, Noise
 from diptych.networks.r3gan import R3Generator
-from diptych.runs import Run, load_model, open_run, save_model
+from diptych.rerun import runs_in
+from diptych.runs import Run, load_model, open_run, save_model, vacant
 from diptych.saveable import from_tree, rebuilt, saveable, to_tree
+from diptych.training import Settings
 
 
 @pytest.fixture
@@ -193,3 +198,38 @@ def test_conditions(model: LatentModel) -> None:
     assert model.wants == {"label"}
     with pytest.raises(WrongUse, match="3 seeds but 2"):
         model.sample(range(3), Condition(label=torch.tensor([0, 1])))
+
+
+def test_runs_at_home_are_written_there(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no shell has replaced the ~: in Python, and after --out=."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    spec = catalog.recipe("dcgan")
+    settings = Settings(budget="16-images", ticks=1, device="cpu")
+    run = train(spec, data, "~/runs/a", arguments=spec.small, settings=settings)
+    assert run.path == tmp_path / "home" / "runs" / "a" == Run(Path("~/runs/a")).path
+    assert open_run("~/runs/a").finished
+    assert vacant("~/runs/b") == tmp_path / "home" / "runs" / "b"
+    assert [found.path for found in runs_in("~/runs")] == [run.path]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_verbs_of_python_write_at_home(
+    model: LatentModel, data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places: list[Path] = []
+    monkeypatch.setattr(contest, "duel", lambda data, entries, out, **how: places.append(out))
+    monkeypatch.setattr(exporter, "export", lambda model, out, **how: places.append(out))
+    api.duel(data, "~/duel")
+    api.export(model, "~/model.onnx")
+    assert places == [tmp_path / "duel", tmp_path / "model.onnx"]
+
+
+def test_a_model_knows_where_it_lies(model: LatentModel) -> None:
+    assert model.device == torch.device("cpu")
+    assert model.to("meta").device == torch.device("meta")
+    model.network = nn.Identity()
+    assert model.device == torch.device("cpu")  # no weights: nothing to move

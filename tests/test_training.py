@@ -42,6 +42,11 @@ SETTINGS = Settings(budget="48-images", ticks=2, device="cpu")
         ("30m", Budget(1800, "seconds")),
         ("90s", Budget(90, "seconds")),
         ("1.5h", Budget(5400, "seconds")),
+        ("1h30m", Budget(5400, "seconds")),
+        ("1d 2h 10min 5s", Budget(94_205, "seconds")),
+        ("20K-images", Budget(20_000, "images")),
+        ("1,000-images", Budget(1000, "images")),
+        ("1,250,000 images", Budget(1_250_000, "images")),
         ("5e17flop", Budget(5e17, "flop")),
         ("3PFLOP".lower().replace("pflop", "Pflop"), Budget(3e15, "flop")),
     ],
@@ -50,11 +55,29 @@ def test_budgets(text: str, budget: Budget) -> None:
     assert Budget.parse(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "soon", "30", "-5m", "0s", "5 apples", "1e400m", "m", "nan-images"])
+WRONG = "|soon|30|-5m|0s|5 apples|1e400m|m|nan-images|1,5h|1,00-images|1h30|1.2.3h"
+
+
+@pytest.mark.parametrize("text", WRONG.split("|"))
 def test_budgets_that_are_none(text: str) -> None:
     with pytest.raises(WrongUse, match="30m") as error:
         Budget.parse(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("1M", "of what? write 1M-images, or a time such as 30m"),
+        ("5 epochs", "say it in images: 5 epochs of 10,000 are 50,000-images"),
+        ("0.5-epoch", "say it in images: 0.5 epoch of 10,000 are 5,000-images"),
+    ],
+)
+def test_budgets_that_are_nearly_one_say_how_to_write_it(text: str, hint: str) -> None:
+    with pytest.raises(WrongUse) as raised:
+        Budget.parse(text)
+    assert raised.value.hint == hint
+    Budget.parse(hint.split()[-1] if "epoch" in hint else "1M-images")
 
 
 def test_a_budget_buys_images() -> None:

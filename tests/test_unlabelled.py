@@ -28,6 +28,10 @@ def test_a_recipe_of_classes_says_that_there_are_none(name: str, caplog: pytest.
             spec(made_up(classes=0).train, **spec.small)
     (said,) = caplog.messages
     assert said.startswith(f"no labels were found, so {name} is trained without classes")
+    assert "numbers in a labels.csv give attributes" in said  # and no classes
+    with caplog.at_level(logging.WARNING, "diptych"):
+        spec(made_up(classes=0, n=65).train, **spec.small)  # another training of the same process
+    assert len(caplog.messages) == 2
 
 
 def test_a_model_without_classes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

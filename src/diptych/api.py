@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from diptych import catalog
 from diptych.data import open_data
 from diptych.data.images import DataSet, Images
 from diptych.errors import WrongUse, did_you_mean
+from diptych.files import expanded
+from diptych.given import fitted, fitting, plain
 from diptych.grading import Grading, grade
 from diptych.loop import Settings
 from diptych.loop import train as run_training
@@ -23,10 +25,14 @@ from diptych.scores import Report
 
 if TYPE_CHECKING:
     from diptych.choice import Choice
+    from diptych.diffusion.model import DiffusionModel
+    from diptych.diffusion.tuning import Tuned
     from diptych.exporter import Exported
+    from diptych.judging import Judged
     from diptych.posthoc import Averaged
     from diptych.profile_sweep import ProfileSweep
     from diptych.report.record import DuelRecord
+    from diptych.sweep import Sweep
 
 Source = str | Path | DataSet
 Measurable = str | Path | Model | Images | DataSet
@@ -50,7 +56,9 @@ def train(
     spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
     images = opened(data, arguments)
     settings = Settings(**taken(arguments, {f.name for f in fields(Settings)}))
+    exam = fitting(exam, int | Literal["auto"], "exam", "auto")
     examine = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
+    force = fitting(force, bool, "force", False)
     return run_training(
         spec, images, out, arguments=arguments, settings=settings, examine=examine, force=force
     )
@@ -82,6 +90,52 @@ def sweep_averages(
     from diptych.profile_sweep import sweep_averages as swept
 
     return swept(run, values, against, **settings)
+
+
+def sweep_option(source: Measurable, option: str, values: Sequence[float | str], **settings: Any) -> Sweep:
+    """Measures a model at each value of one of its options: `sweep_option("runs/b", "guidance", [1, 2, 3])`.
+
+    Keyword arguments are those of `diptych.sweep.sweep` (`options`, `against`, `n`, `metrics`). `.best` says
+    at which value each score is best, `.save(directory)` leaves tables and a drawing.
+    """
+    from diptych.sweep import sweep
+
+    return sweep(source, option, values, **settings)
+
+
+def guide(run: str | Path, weak: str | Path | None = None, **settings: Any) -> DiffusionModel:
+    """A diffusion run's model, led away from a weaker one: a smaller run, or weights kept early in its own.
+
+    Keyword arguments are those of `diptych.autoguidance.autoguided` (`images`, `guidance`).
+    """
+    from diptych.autoguidance import autoguided
+
+    return autoguided(run, weak, **settings)
+
+
+def tune_steps(model: Model | str | Path, steps: int = 10, **settings: Any) -> Tuned:
+    """Noise levels that bring so many steps nearest to many: `tune_steps("runs/b", 8).model`.
+
+    Keyword arguments are those of `diptych.diffusion.tuning.tune` (`seeds`, `others`, `fine`).
+    Raises WrongUse for a model that takes no steps.
+    """
+    from diptych.diffusion.model import DiffusionModel
+    from diptych.diffusion.tuning import tune
+
+    loaded = model if isinstance(model, Model) else load_model(model)
+    if not isinstance(loaded, DiffusionModel):
+        raise WrongUse(f"a {type(loaded).__name__} has no steps", "tune_steps is for diffusion")
+    return tune(loaded, steps, **settings)
+
+
+def judge(source: Measurable, against: Source | None = None, **settings: Any) -> Judged:
+    """What alarms say of a run or a saved model: collapse, quality, copying, and what its log tells.
+
+    Keyword arguments are those of `diptych.judging.judge` (`n`, `level`).
+    """
+    from diptych.judging import judge as judged
+
+    return judged(source, against, **settings)
 
 
 def evaluate(
@@ -149,29 +203,40 @@ def duel(
     for name in rules:
         if name not in known:
             raise WrongUse(f"a duel has no rule {name!r}", did_you_mean(name, sorted(known)))
-    return fight(images, entries, out, rules=Rules(settings=settings, **rules))
+    chosen = fitted(rules, get_type_hints(Rules), vars(Rules()))
+    return fight(images, entries, expanded(out), rules=Rules(settings=settings, **chosen))
 
 
 def export(model: Model | str | Path, out: str | Path, **options: Any) -> Exported:
     """Writes a model, or a run's, as one ONNX file and checks it.
 
-    Keyword arguments are the model's options.
+    Of a run the file knows what its classes are called. Keyword arguments are the model's options.
     """
     from diptych.exporter import export as exported
 
     loaded = model if isinstance(model, Model) else load_model(model, "cpu")
-    return exported(loaded.using(**options), Path(out))
+    names = () if isinstance(model, Model) else class_names(model)
+    return exported(loaded.using(**options), expanded(out), class_names=names)
+
+
+def class_names(run: str | Path) -> tuple[str, ...]:
+    """What a run's labels 0, 1, 2 ... are called, as its recipe.json has it; () where that does not say."""
+    found = Run(Path(run))
+    if not (found.path / "recipe.json").is_file():
+        return ()
+    counts = found.recipe.get("data", {}).get("class_counts", {})
+    return tuple(counts) if isinstance(counts, Mapping) else ()
 
 
 def opened(data: Source, arguments: dict[str, Any]) -> DataSet:
     """The data set; arguments of `open_data` are taken out of `arguments`."""
     if isinstance(data, DataSet):
         return data
-    return open_data(
-        data, **taken(arguments, {"size", "fit", "channels", "held_out", "flip", "attributes", "cache"})
-    )
+    known = {name: p.default for name, p in signature(open_data).parameters.items() if name != "source"}
+    kinds = {**get_type_hints(open_data), "cache": str | None}  # a path is text by then
+    return open_data(data, **fitted(taken(arguments, set(known)), kinds, known))
 
 
 def taken(arguments: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Removes these names from `arguments` and returns them."""
-    return {name: arguments.pop(name) for name in names & arguments.keys()}
+    """Removes these names from `arguments` and returns them, made `plain`."""
+    return {name: plain(arguments.pop(name)) for name in names & arguments.keys()}

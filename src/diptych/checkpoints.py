@@ -12,7 +12,6 @@ from diptych.checking import need
 from diptych.errors import RunError
 from diptych.files import read_state, write, write_state
 
-OLDER = "state.safetensors"  # what a run directory had before it had this folder: a state of format 1
 FORMAT = 2  # of the state of a training: rises when one of an older version can no longer be taken up
 NUMBERS = {
     **dict.fromkeys(("images", "steps", "lines", "processes"), (int, 2**53)),

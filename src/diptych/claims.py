@@ -27,7 +27,7 @@ def describe(
     """recipe.json: what must be the same for a run to be resumed, and what is to be known to repeat it."""
     card = asdict(data.card)
     card.pop("incidents")
-    chosen, how = spec.arguments(arguments), asdict(settings)
+    chosen, how = spec.fitted(arguments), asdict(settings)
     description = {
         "recipe": spec.name,
         "arguments": chosen,

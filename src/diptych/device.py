@@ -78,10 +78,8 @@ def deterministic(wanted: bool = True) -> Iterator[None]:
     )
     kernels = cudnn.benchmark, cudnn.deterministic
     torch.use_deterministic_algorithms(True)
-    cudnn.benchmark, cudnn.deterministic = (
-        False,
-        True,
-    )  # the fastest kernel of a trial differs from run to run
+    # the fastest kernel of a trial differs from run to run
+    cudnn.benchmark, cudnn.deterministic = False, True
     try:
         yield
     except RuntimeError as error:
@@ -130,7 +128,9 @@ def keep_buffers() -> None:
 
 
 def resident() -> tuple[float, float]:
-    """MiB of this process that are in memory, now and at the peak."""
+    """MiB of this process that are in memory, now and at the peak; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return _resident_on_windows()
     with suppress(OSError):
         lines = Path("/proc/self/status").read_text().splitlines()
         found = {
@@ -140,11 +140,32 @@ def resident() -> tuple[float, float]:
         }
         if len(found) == 2:
             return found["VmRSS"], found["VmHWM"]
-    import resource
+    import resource  # not on Windows
 
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return peak, peak
+
+
+class _Counters(ctypes.Structure):
+    """PROCESS_MEMORY_COUNTERS of Windows."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("faults", ctypes.c_uint32),
+        ("peak", ctypes.c_size_t),
+        ("now", ctypes.c_size_t),
+        ("pools_and_page_file", ctypes.c_size_t * 6),
+    )
+
+
+def _resident_on_windows() -> tuple[float, float]:
+    found, kernel = _Counters(), ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+    found.size = ctypes.sizeof(found)
+    process = ctypes.c_void_p(-1)  # what GetCurrentProcess returns
+    if not kernel.K32GetProcessMemoryInfo(process, ctypes.byref(found), found.size):
+        return 0.0, 0.0
+    return found.now / 2**20, found.peak / 2**20
 
 
 def reset_peak() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -39,12 +40,20 @@ _DTYPES = {
 os.umask(UMASK := os.umask(0))  # it can only be read by setting it
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with a home directory in the place of ~; as it is where there is no such home.
+
+    Containers have users without one, for whom Path.expanduser raises.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def cache_folder() -> Path:
-    """$DIPTYCH_CACHE, or diptych in $XDG_CACHE_HOME, or ~/.cache/diptych."""
+    """$DIPTYCH_CACHE, or diptych in $XDG_CACHE_HOME, ~/.cache or, without a home, the temporary directory."""
     if own := os.environ.get("DIPTYCH_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "diptych"
+        return expanded(own)
+    places = os.environ.get("XDG_CACHE_HOME", ""), "~/.cache", tempfile.gettempdir()
+    return next(place for place in map(expanded, places) if place.is_absolute()) / "diptych"
 
 
 def unpacked_at_most(path: Path) -> int:
@@ -206,16 +215,14 @@ def reserve(descriptor: int, size: int) -> None:
             raise
 
 
-def read_tensors(
-    path: Path, device: torch.device | str = "cpu", summed: bool = False
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, summed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file.
 
     Raises RunError that names it where it is damaged; files of ours carry a checksum, and with `summed` they
     must.
     """
     try:
-        with safe_open(path, "pt", device=str(device)) as file:
+        with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if recorded := metadata.pop(_SUM, ""):
                 verify(path, recorded)

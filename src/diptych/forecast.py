@@ -28,7 +28,7 @@ from diptych import loop, parallel, pictures
 from diptych.aside import aside
 from diptych.data.images import DataSet
 from diptych.device import deterministic, keep_buffers, reset_peak, synchronize
-from diptych.files import write_json
+from diptych.files import expanded, write_json
 from diptych.interrupts import terminable
 from diptych.probe import at_progress, peak_memory
 from diptych.recipe import RecipeSpec
@@ -107,7 +107,7 @@ def forecast(
     with deterministic(settings.deterministic), fork_rng(), terminable():
         expected = loop.plan(spec, data, arguments=arguments, settings=settings)
         training = loop.build(spec, data, arguments or {}, settings, expected.images)
-        with beside(Path(out)) as folder:
+        with beside(expanded(out)) as folder:
             training.compile()
             recorded = loop.describe(spec, data, arguments or {}, settings) | {"probe": asdict(expected)}
             write_json(folder / "recipe.json", recorded)
@@ -303,8 +303,8 @@ def size(*paths: Path) -> float:
     return sum(file.stat().st_size for file in files) / 2**20
 
 
-def encoded(data: DataSet, n: int = 64) -> int:
+def encoded(data: DataSet) -> int:
     """Bytes of a sheet of training images as PNG: samples become like them, and noise compresses worse."""
     file = io.BytesIO()
-    pictures.sheet(data.train.tensor(slice(0, n))).save(file, format="PNG")
+    pictures.sheet(data.train.tensor(slice(0, 64))).save(file, format="PNG")
     return file.tell()

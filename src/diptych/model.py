@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from diptych.blocks import block_size, exact_blocks, one_thread, while_it_fits
 from diptych.device import moved
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
+from diptych.given import plain
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 # within it a model is called as a trace will see it: without shortcuts that need to know what a tensor holds
@@ -136,6 +137,11 @@ class Model(nn.Module, ABC):
     options: Any  # frozen dataclass: steps, guidance, truncation ...
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights lie; the CPU where it has none."""
+        return next(self.parameters(), torch.empty(0)).device
+
+    @property
     def wants(self) -> frozenset[str]:
         """The Condition fields that it understands."""
         return frozenset({"label"} if self.classes or self.attributes else ())
@@ -172,7 +178,8 @@ class Model(nn.Module, ABC):
                     f"{type(self).__name__} has no option {name!r}",
                     did_you_mean(name, known) if known else "it has no options at all",
                 )
-        return rebuilt(self, options=replace(self.options, **changes))
+        chosen = {name: plain(value) for name, value in changes.items()}
+        return rebuilt(self, options=replace(self.options, **chosen))
 
     def networks(self) -> Sequence[nn.Module]:
         """Those that take most of the time: what `--compile` compiles."""
@@ -214,7 +221,7 @@ class Model(nn.Module, ABC):
         seeds = list(seeds)
         condition = Condition(label=self.labels_for(seeds)) if condition is None else condition
         self.check(condition, len(seeds))
-        device = next(self.parameters(), torch.empty(0)).device
+        device = self.device
         images = torch.empty(len(seeds), *self.image_shape, dtype=torch.uint8)
 
         def draw(rows: Sequence[int]) -> Tensor:

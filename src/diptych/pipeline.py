@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diptych.device import pick
 from diptych.errors import NotMeasurable, RunError, WrongUse
+from diptych.files import expanded
 from diptych.model import Condition, Model, Noise, stream
 from diptych.pretrained import Pretrained
 from diptych.privacy import at_home
@@ -45,7 +46,7 @@ def open_pipeline(path: str | Path, device: torch.device | str = "auto") -> Pipe
 
     Raises RunError where it cannot be trusted or read.
     """
-    return Pipeline(Pretrained(at_home(str(Path(path).expanduser().resolve())))).to(pick(str(device)))
+    return Pipeline(Pretrained(at_home(str(expanded(path).resolve())))).to(pick(str(device)))
 
 
 @saveable

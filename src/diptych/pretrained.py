@@ -19,7 +19,7 @@ from torch import nn
 from diptych.allowance import allowance
 from diptych.checking import shown
 from diptych.errors import DiptychError, RunError
-from diptych.files import read_json
+from diptych.files import expanded, read_json
 from diptych.saveable import saveable
 
 INDEX = "model_index.json"
@@ -32,7 +32,7 @@ class Pretrained(nn.Module):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self.pipe = opened(Path(path).expanduser())
+        self.pipe = opened(expanded(path))
         parts = self.pipe.components.items()
         self.networks = nn.ModuleDict({name: part for name, part in parts if isinstance(part, nn.Module)})
         self.requires_grad_(False)

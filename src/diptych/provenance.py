@@ -20,6 +20,7 @@ from torch import Tensor
 
 import diptych
 from diptych import parallel
+from diptych.files import expanded
 from diptych.machine import machine
 from diptych.privacy import command_line
 
@@ -140,7 +141,7 @@ def weights_sha256(runs: Mapping[str, str]) -> dict[str, str]:
     """Hashes of the weights in these directories, by the same names; of those that have any."""
     found = {}
     for name, run in runs.items():
-        weights = Path(os.path.expanduser(run), "model.safetensors")  # recorded paths begin with ~
+        weights = expanded(run) / "model.safetensors"  # recorded paths begin with ~
         if run and weights.is_file():
             found[name] = file_sha256(weights)
     return found

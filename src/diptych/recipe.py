@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
+from diptych.given import fitted, plain
 from diptych.method import Method
 
 # the share of the averaged weights kept by a step, from the images seen after it and those in it
@@ -101,33 +102,40 @@ class RecipeSpec:
     def types(self) -> dict[str, Any]:
         """Each flag with its type."""
         hints = get_type_hints(self.build)
-        return {name: hints[name] for name in self.defaults}
+        return {name: hints.get(name, Any) for name in self.defaults}
 
     @property
     def runs(self) -> list[str]:
         """The flags that name runs, whose weights the training reads."""
         hints = get_type_hints(self.build, include_extras=True)
-        return [name for name in self.defaults if hints[name] == NamesRun]
+        return [name for name in self.defaults if hints.get(name) == NamesRun]
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The defaults with these changes. Raises WrongUse for a flag that the recipe does not have."""
+        """The defaults with these changes. Raises WrongUse for a flag that the recipe does not have, and for
+        a number that it cannot be; text, which a command line has in a number's place, is not looked at."""
         for name in given:
             if name not in self.defaults:
                 raise WrongUse(
                     f"{self.name} has no argument {name!r}", did_you_mean(name, list(self.defaults))
                 )
+        given = {name: plain(value) for name, value in given.items()}
         for name, value in given.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise WrongUse(f"{name} must be finite, not {value}")
             if name in SIZES and type(value) is int and value < (0 if self.defaults[name] == 0 else 1):
                 least = "0, which means by the size of the images," if self.defaults[name] == 0 else "1"
                 raise WrongUse(f"{name} must be at least {least} not {value}")
-            if name in RANGES and not RANGES[name][0](value):
+            if name in RANGES and type(value) in (int, float) and not RANGES[name][0](value):
                 raise WrongUse(f"{name} must be {RANGES[name][1]}, not {value}")
         return {**self.defaults, **given}
 
+    def fitted(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same, each of its flag's type. Raises WrongUse, naming the flag, for one that is not."""
+        chosen = self.arguments(given)
+        return chosen | fitted({name: chosen[name] for name in given}, self.types, self.defaults)
+
     def __call__(self, data: Images, **given: Any) -> Recipe:
-        return self.build(data, **self.arguments(given))
+        return self.build(data, **self.fitted(given))
 
 
 def recipe(needs_labels: bool = False, **small: Any) -> Callable[[Callable[..., Recipe]], RecipeSpec]:

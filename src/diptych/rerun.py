@@ -18,7 +18,7 @@ from diptych.claims import describe, weights_read
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, DataError, Diverged, RunError, WrongUse
-from diptych.files import write_json
+from diptych.files import expanded, write_json
 from diptych.loop import train
 from diptych.method import Clock
 from diptych.provenance import environment
@@ -46,7 +46,7 @@ class Enough(Exception):
 
 def runs_in(path: str | Path) -> list[Run]:
     """The run of a directory, or all runs of a duel. Raises RunError where there is none."""
-    path = Path(path)
+    path = expanded(path)
     if not (path / "recipe.json").is_file():
         below = [Run(file.parent) for file in sorted(path.glob("[!.]*/recipe.json"))]
         if below:

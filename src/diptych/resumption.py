@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from diptych import averages, parallel
-from diptych.checkpoints import OLDER
 from diptych.errors import RunError
 from diptych.files import clear_temporaries, write_text
 from diptych.runs import Run, best_of, read_lines
@@ -48,11 +47,6 @@ def one_directory(run: Run) -> None:
 
 def start(run: Run, training: Training) -> float:
     """The first step, or, where training is over and only its checkpoints were removed, the last."""
-    if (old := run.path / OLDER).exists():
-        raise RunError(
-            f"{old} is a training state of an earlier version, which this one cannot go on from",
-            f"finish it with the version that wrote it, or take its weights for a new run: --init {run.path}",
-        )
     lines = run.log()
     last = lines[-1] if lines else {}
     over = bool(last.get("finished"))  # its model was written before its line
@@ -72,8 +66,8 @@ def resume(run: Run, training: Training) -> float:
     newest = run.checkpoints.newest
     assert newest is not None
     state = run.checkpoints.read(newest)
-    whole_log(run, state)
     try:
+        whole_log(run, state)
         training.load_state_dict(state)
         seconds = float(state["seconds"])
     except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
@@ -88,9 +82,9 @@ def resume(run: Run, training: Training) -> float:
 
 def whole_log(run: Run, state: Mapping[str, Any]) -> None:
     """Raises RunError where the log has lost lines that were written before this state."""
-    images = state.get("images", 0)
+    images = state["images"]
     found = sum(line["images"] <= images for line in run.log())
-    if found < state.get("lines", 0):  # earlier versions did not count them
+    if found < state["lines"]:
         raise RunError(
             f"{run.path / 'log.jsonl'} holds {found} lines of the first {images:,} images, "
             f"where {state['lines']} were written",

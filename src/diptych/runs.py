@@ -17,7 +17,7 @@ from diptych import device as devices
 from diptych.checking import misfit, need, shown
 from diptych.checkpoints import Checkpoints, numbered
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_json, read_tensors, write_json, write_tensors, write_text
+from diptych.files import expanded, read_json, read_tensors, write_json, write_tensors, write_text
 from diptych.model import Model
 from diptych.saveable import from_tree, to_tree
 
@@ -45,6 +45,9 @@ class Run:
     """A run directory: recipe.json, log.jsonl, model.json, model.safetensors, checkpoints, best, samples."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", expanded(self.path))  # recorded paths begin with ~ too
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -106,11 +109,11 @@ class Run:
 
 def open_run(path: str | Path) -> Run:
     """A run directory that is there. Raises RunError with a hint where it is not one."""
-    path = Path(path).expanduser()  # recorded paths begin with ~ where they lie at home
-    if not (path / "recipe.json").is_file() and not (path / "model.json").is_file():
-        what = "there is no" if not path.exists() else "there is no run in"
-        raise RunError(f"{what} {path}", "diptych train RECIPE DATA --out RUN makes one")
-    return Run(path)
+    run = Run(Path(path))
+    if not (run.path / "recipe.json").is_file() and not (run.path / "model.json").is_file():
+        what = "there is no" if not run.path.exists() else "there is no run in"
+        raise RunError(f"{what} {run.path}", "diptych train RECIPE DATA --out RUN makes one")
+    return run
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -164,7 +167,7 @@ def save_best(model: Model, run: Run, line: Mapping[str, Any]) -> None:
 
 def vacant(out: str | Path) -> Path:
     """A place for something new. Raises WrongUse where something is there already."""
-    out = Path(out)
+    out = expanded(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WrongUse(f"there is something in {out} already", "choose another --out")
     return out

@@ -17,6 +17,7 @@ from diptych.data.images import DataSet, Images, Incident
 from diptych.data.ingest import open_whole
 from diptych.data.prepare import MixedSizes, prepare_stack
 from diptych.errors import DataError, RunError, WrongUse
+from diptych.files import expanded
 from diptych.model import Model
 from diptych.runs import load_model, open_run
 
@@ -91,7 +92,7 @@ def recognise(source: str | Path) -> str:
 
     Nothing is opened. Raises RunError or DataError for a file or a folder that cannot be measured.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if isinstance(source, str) and source.partition(":")[0] in builtin.NAMES:
         return "images"
     if not path.is_dir():
@@ -126,7 +127,7 @@ def _recognised(
         return Subject(source.card.name, "images", images=_together(source))
     if isinstance(source, Images):
         return Subject("images", "images", images=source)
-    kind, path = recognise(source), Path(source).expanduser()
+    kind, path = recognise(source), expanded(source)
     if kind == "run":
         return _run(path, str(source), device)
     if kind == "saved model":

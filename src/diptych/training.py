@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from diptych.averages import Averages
 from diptych.data.images import Images
 from diptych.device import mixed, pick
 from diptych.errors import Diverged, WrongUse
+from diptych.given import fitted
 from diptych.method import Batch, Clock, Phase
 from diptych.model import Model
 from diptych.recipe import Recipe
@@ -55,6 +56,8 @@ class Settings:
     fsdp: bool = False  # weights and optimizers lie in shares on the processes; see diptych.fsdp
 
     def __post_init__(self) -> None:
+        for name, value in fitted(vars(self), get_type_hints(Settings), vars(Settings)).items():
+            object.__setattr__(self, name, value)
         for name, (least, most, usual) in BETWEEN.items():
             if not least <= (value := getattr(self, name)) <= most:
                 bound = f"at least {least}" if value < least else f"at most {most}"
@@ -172,7 +175,7 @@ class Training:
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * phase.lr_scale(clock)
             group["lr"] *= 0.5**self.reactions
         fsdp.step(phase.optimizer)
-        self.logs.add({**together.logs, f"{phase.name}_gradient": norm}, 1)
+        self.logs.add({**together.logs, f"{phase.name}_gradient": norm})
         bad = torch.where(torch.isfinite(together.logs[phase.name] + norm), math.inf, float(self.steps))
         self.first_bad[index] = torch.minimum(self.first_bad[index], bad)
 
@@ -228,7 +231,7 @@ class Training:
         self._load_networks(state)
         self.logs.load_state_dict(state["logs"])
         self.images, self.steps = state["images"], state["steps"]
-        self._react(state.get("reactions", 0))
+        self._react(state["reactions"])
         if self.device.type == "cpu" and state["processes"] == parallel.world():
             torch.set_num_threads(state["threads"])
 
@@ -262,10 +265,10 @@ class Training:
                 group |= {name: value for name, value in given.items() if name not in ("params", "lr")}
             for parameter, slots in optimizer.state.items():
                 for name, slot in slots.items():
-                    if (
-                        slot.shape == parameter.shape
-                    ):  # fused optimizers walk memory: strides must be the parameter's
-                        slots[name] = torch.empty_like(parameter, dtype=slot.dtype).copy_(slot)
+                    # fused optimizers walk memory: strides must be the parameter's. And nothing may keep the
+                    # file mapped: it would keep its space on the disk, and Windows could not remove it
+                    like = parameter if slot.shape == parameter.shape else slot
+                    slots[name] = torch.empty_like(like, dtype=slot.dtype).copy_(slot)
 
     def optimizers(self) -> Iterable[torch.optim.Optimizer]:
         """Each optimizer once, though phases may share one."""
@@ -285,14 +288,14 @@ class Logs:
         self.sums: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
 
-    def add(self, values: Mapping[str, Tensor], weight: float) -> None:
+    def add(self, values: Mapping[str, Tensor]) -> None:
         """Takes scalars into the running means."""
         for name, value in values.items():
             if name in self.sums:
-                self.sums[name] += value.detach() * weight
+                self.sums[name] += value.detach()
             else:
-                self.sums[name] = value.detach() * weight
-            self.weights[name] = self.weights.get(name, 0.0) + weight
+                self.sums[name] = value.detach().clone()
+            self.weights[name] = self.weights.get(name, 0.0) + 1
 
     def means(self) -> dict[str, float]:
         """Since the last `clear`. Waits for the device once."""
@@ -311,5 +314,5 @@ class Logs:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.sums = {name: value.to(self.device, copy=True) for name, value in state["sums"].items()}
         self.weights = dict(state["weights"])

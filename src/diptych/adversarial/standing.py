@@ -90,7 +90,7 @@ def standing_statistics(model: GeneratorModel, batches: int = 0, size: int = 64)
     if not norms:
         return
     batches = batches or (16 if max(model.image_shape[1:]) <= 64 else 4)
-    device = next(model.parameters()).device
+    device = model.device
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -14,7 +14,7 @@ from diptych.allowance import allowance
 from diptych.errors import RunError, WrongUse
 from diptych.features._resize import pillow_bicubic, rgb
 from diptych.features._weights import sha256_of
-from diptych.files import read_json
+from diptych.files import expanded, read_json
 
 log = logging.getLogger("diptych")
 
@@ -37,7 +37,7 @@ def library() -> Any:
 
 def folder_of(where: str, ruler: str) -> Path:
     """A folder with config.json and weights: `where` itself, or what the hub has under that name."""
-    folder = Path(where).expanduser()
+    folder = expanded(where)
     if folder.is_dir():
         return folder
     library()

@@ -21,6 +21,7 @@ from diptych.features._inception_net import CLASSES, SIZE, SPATIAL, Network, sha
 from diptych.features._resize import rgb, tf1_bilinear
 from diptych.features._weights import check_shapes, fetch, read_weights, sha256_of, weights_folder
 from diptych.features.extractor import Extractor
+from diptych.files import expanded
 
 log = logging.getLogger("diptych")
 
@@ -91,7 +92,7 @@ def _found(where: str) -> Path:
             fetch(URL, kept, SHA256, BYTES)
         return kept
     if where:
-        path = Path(where).expanduser()
+        path = expanded(where)
         if not path.is_file():
             raise WrongUse(
                 f"there is no file {path}",

@@ -68,7 +68,7 @@ def biggan(
     """
     check(attention, orthogonal)
     if not (data.classes or data.told):
-        say_unlabelled("biggan")
+        say_unlabelled("biggan", data.sha256)
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)
     sizes = {
         **labels_of(data),
@@ -102,10 +102,10 @@ def check(attention: int, orthogonal: float) -> None:
 
 
 @cache
-def say_unlabelled(name: str) -> None:
-    """A warning, once: the recipe is built many times on the way to a training."""
+def say_unlabelled(name: str, data: str) -> None:
+    """A warning, once for the data of this hash: the recipe is built many times on the way to a training."""
     logging.getLogger("diptych").warning(
-        "no labels were found, so %s is trained without classes; a folder for each class, labels.csv beside "
-        "the images, or labels in an .npz give them",
+        "no labels were found, so %s is trained without classes; a folder for each class, or labels in an "
+        ".npz, give them, and columns of numbers in a labels.csv give attributes in their place",
         name,
     )

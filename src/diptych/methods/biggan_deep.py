@@ -67,7 +67,7 @@ def biggan_deep(
     """
     check(attention, orthogonal)
     if not (data.classes or data.told):
-        say_unlabelled("biggan-deep")
+        say_unlabelled("biggan-deep", data.sha256)
     width = width or (64 if min(data.shape[1:]) <= 16 else 128)
     sizes = {
         **labels_of(data),

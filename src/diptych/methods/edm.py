@@ -62,8 +62,10 @@ def edm(
         none. 0.12 to 0.15 helps where images are few.
     sigma_data
         Standard deviation of the data in [-1, 1].
-    P_mean, P_std
-        Of the logarithm of the noise levels trained on.
+    P_mean
+        Mean of log sigma in training, log-normal; -0.4 looks at higher noise levels.
+    P_std
+        Deviation of log sigma in training, log-normal.
     steps
         Default number of sampling steps; `--steps` at sampling overrides it.
     """

@@ -17,7 +17,7 @@ from diptych.method import Clock
 from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.pggan import PGCritic, PGGenerator, seen_at
-from diptych.networks.r3gan import pyramid
+from diptych.networks.shapes import pyramid
 from diptych.recipe import Recipe, half_life, recipe
 from diptych.saveable import change
 

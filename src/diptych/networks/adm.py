@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.networks.blocks import Decoder, Encoder, Levels, Style, padded
+from diptych.networks.blocks import Decoder, Encoder, Levels, Style, norm, zeroed
 from diptych.networks.embedding import TimeEmbedding
 from diptych.networks.labels import LabelEmbedding
-from diptych.networks.unet import norm, zeroed
+from diptych.networks.shapes import padded
 from diptych.saveable import saveable
 
 
@@ -30,15 +30,13 @@ class ADM(nn.Module):
         multipliers: tuple[float, ...] = (1, 2, 3, 4),
         blocks: int = 3,
         attention: tuple[int, ...] = (32, 16, 8),
-        head: int = 64,  # channels of an attention head, at least
         dropout: float = 0.1,
-        adaptive: bool = True,  # the embedding scales and shifts norms, rather than being added before them
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
         levels = Levels.of(image_shape, width, multipliers, attention, blocks)
-        style = Style(4 * width, dropout, head, adaptive=adaptive, checkpointing=checkpointing)
+        style = Style(4 * width, dropout, checkpointing=checkpointing)
         self.time = TimeEmbedding(width, style.embedding)
         self.label = LabelEmbedding(style.embedding, classes=classes, attributes=attributes)
         self.encoder = Encoder(image_shape[0], levels.channels[0], levels, style)

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import WrongUse
-from diptych.networks.dcgan import doubled
 from diptych.networks.equalized import at_least_float32, full_precision
 from diptych.networks.labels import label_vector
-from diptych.networks.r3gan import widths
 from diptych.networks.resgan import twice
+from diptych.networks.shapes import doubled, padded, widths
 from diptych.networks.spectral import spectral
 from diptych.saveable import saveable
 
@@ -127,8 +126,7 @@ class BigCritic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
-        height, width = image.shape[2:]
-        x = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        x = padded(image, self.multiple)
         for level, block in enumerate(self.blocks):
             x = block(x)
             if self.attention is not None and level == self.attended:

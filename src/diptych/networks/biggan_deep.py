@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.networks.biggan import Attention, Head, ToldNorm, conv, halvings, orthogonal
-from diptych.networks.dcgan import doubled
 from diptych.networks.labels import label_vector
-from diptych.networks.r3gan import widths
 from diptych.networks.resgan import twice
+from diptych.networks.shapes import doubled, padded, widths
 from diptych.networks.spectral import spectral
 from diptych.saveable import saveable
 
@@ -120,8 +119,7 @@ class DeepCritic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
-        height, width = image.shape[2:]
-        x = self.from_image(F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
+        x = self.from_image(padded(image, self.multiple))
         for level, stage in enumerate(self.stages):
             x = stage(x)
             if self.attention is not None and level == self.attended:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diptych.networks.norm_silu import norm_silu
-from diptych.networks.unet import heads_of, norm, zeroed
+from diptych.networks.shapes import heads_of
 
 
 class Resample(nn.Module):
@@ -146,12 +146,6 @@ class Levels:
         return int(2 ** (len(self.channels) - 1))
 
 
-def padded(x: Tensor, multiple: int) -> Tensor:
-    """Zeros below and to the right, up to multiples."""
-    height, width = x.shape[2:]
-    return F.pad(x, (0, -width % multiple, 0, -height % multiple))
-
-
 class Encoder(nn.Module):
     """From an image down to the coarsest level, noting what skips to the decoder.
 
@@ -241,3 +235,17 @@ class Decoder(nn.Module):
                 x = block(torch.cat([x, skips.pop()], 1), embedding)
             found.append(x)
         return found
+
+
+def norm(c: int, eps: float = 1e-5, least: int = 4) -> nn.GroupNorm:
+    """Group norm with groups of at least `least` channels, at most 32 groups."""
+    groups = next(g for g in range(min(32, max(1, c // least)), 0, -1) if c % g == 0)
+    return nn.GroupNorm(groups, c, eps=eps)
+
+
+def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """The layer with its parameters at zero, so that its block begins as the identity."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

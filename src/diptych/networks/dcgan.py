@@ -10,25 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.errors import WrongUse
 from diptych.networks.equalized import at_least_float32, full_precision
 from diptych.networks.labels import label_vector, quiet
-from diptych.networks.r3gan import pyramid, widths
+from diptych.networks.shapes import doubled, padded, widths
 from diptych.saveable import saveable
-
-
-def doubled(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The doublings (at least one) above the base, and the base's height and width.
-
-    Raises WrongUse for images below 8 pixels.
-    """
-    doublings, height, width = pyramid(image_shape)
-    if not doublings:
-        size = f"{image_shape[1]}x{image_shape[2]}"
-        raise WrongUse(
-            f"this network doubles sizes from 4 pixels, so it cannot make {size}", "8 is the least"
-        )
-    return doublings, height, width
 
 
 @saveable
@@ -125,8 +110,7 @@ class DCCritic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
-        height, width = image.shape[2:]
-        x = self.from_image(F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
+        x = self.from_image(padded(image, self.multiple))
         x = F.leaky_relu(x, 0.2)
         for stage in self.stages:
             x = stage(x)

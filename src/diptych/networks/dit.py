@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from diptych.networks.embedding import Sinusoids, TimeEmbedding
 from diptych.networks.labels import LabelEmbedding
+from diptych.networks.shapes import padded
 from diptych.saveable import saveable
 
 POSITIONS = ("sincos", "rotary", "both")
@@ -36,7 +37,6 @@ class DiT(nn.Module):
         width: int = 384,
         depth: int = 12,
         patch: int = 2,
-        mlp_ratio: float = 4.0,
         positions: str = "sincos",
         qk_norm: bool = False,  # of queries and keys, for stability (Dehghani et al., 2023, arXiv:2302.05442)
         out_channels: int = 0,  # 0: as many as the image has
@@ -52,12 +52,12 @@ class DiT(nn.Module):
         self.stem = nn.Conv2d(channels, width, patch, stride=patch)
         self.time = TimeEmbedding(256, width)
         self.label = LabelEmbedding(width, classes=classes, attributes=attributes)
-        heads, hidden = max(1, width // 64), round(mlp_ratio * width)
+        heads = max(1, width // 64)
         added = None if positions == "rotary" else sincos(self.grid, width)
         turns = None if positions == "sincos" else angles(self.grid, width // heads)
         self.register_buffer("added", added, persistent=False)
         self.register_buffer("turns", turns, persistent=False)
-        self.blocks = nn.ModuleList([Block(width, heads, hidden, qk_norm) for _ in range(depth)])
+        self.blocks = nn.ModuleList([Block(width, heads, qk_norm) for _ in range(depth)])
         self.norm, self.affine = plain_norm(width), nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, patch * patch * self.out_channels)
         self.initialize()
@@ -83,7 +83,7 @@ class DiT(nn.Module):
         (rows, columns), p = self.grid, self.patch
         embedding, labelled = self.time(time), self.label(label, x.device)
         embedding = F.silu(embedding if labelled is None else embedding + labelled)
-        tokens = self.stem(F.pad(x, (0, -width % p, 0, -height % p))).permute(0, 2, 3, 1).flatten(1, 2)
+        tokens = self.stem(padded(x, p)).permute(0, 2, 3, 1).flatten(1, 2)
         if self.added is not None:
             tokens = tokens + self.added
         for block in self.blocks:
@@ -101,13 +101,13 @@ class DiT(nn.Module):
 class Block(nn.Module):
     """Attention and two layers; the embedding scales and shifts what they hear, and gates what they say."""
 
-    def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool) -> None:
         super().__init__()
         self.affine = nn.Linear(width, 6 * width)
         self.norm1, self.attention = plain_norm(width), Attention(width, heads, qk_norm)
         self.norm2 = plain_norm(width)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
         )
 
     def forward(self, x: Tensor, embedding: Tensor, turns: Tensor | None) -> Tensor:

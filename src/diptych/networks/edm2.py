@@ -20,7 +20,7 @@ from diptych.networks.magnitude import (
     mp_weights,
     unit,
 )
-from diptych.networks.unet import heads_of
+from diptych.networks.shapes import heads_of, padded
 from diptych.saveable import saveable
 
 
@@ -79,7 +79,7 @@ class EDM2UNet(nn.Module):
         _, height, width = self.image_shape
         embedding, labelled = self.level(self.fourier(level)), self.label(label, x.device)
         embedding = mp_silu(embedding if labelled is None else mp_sum(embedding, labelled, 0.5))
-        x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        x = padded(x, self.multiple)
         x = self.stem(torch.cat([x, torch.ones_like(x[:, :1])], 1))  # ones stand in for biases
         skips = [x]
         for block in self.down:

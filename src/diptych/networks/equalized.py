@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.errors import WrongUse
-from diptych.networks.r3gan import pyramid
+from diptych.networks.shapes import pyramid
 
 
 def fmaps(image_shape: tuple[int, int, int], base: int, largest: int) -> list[int]:

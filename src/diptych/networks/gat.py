@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from diptych.networks.dit import sincos
 from diptych.networks.equalized import at_least_float32, full_precision
-from diptych.networks.labels import label_vector, quiet
+from diptych.networks.labels import agreement, label_vector, quiet
+from diptych.networks.shapes import padded
 from diptych.saveable import saveable
 
 SLOW = 0.01  # the mapping learns at this share of the learning rate, as StyleGAN's
@@ -126,12 +127,11 @@ class GATCritic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C or levels C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
-        height, width = image.shape[2:]
         if image.shape[1] == self.channels:
             image = image.repeat(1, self.levels, 1, 1)
         if self.levels > 1:
             image = perturbed(image, self.levels, self.training)
-        x = self.stem(F.pad(image, (0, -width % self.patch, 0, -height % self.patch)), self.positions)
+        x = self.stem(padded(image, self.patch), self.positions)
         for block in self.blocks:
             x = block(x)
         with full_precision(x):
@@ -139,7 +139,7 @@ class GATCritic(nn.Module):
             if self.label is None:
                 return seen.squeeze(1)
             told: Tensor = self.label(label, seen.shape[0])
-            return (seen * told).sum(1) / math.sqrt(seen.shape[1])
+            return agreement(seen, told)
 
 
 class Stem(nn.Module):

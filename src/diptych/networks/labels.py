@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -118,3 +120,8 @@ class Attributed(nn.Module):
         """As the network; label (B, K), not-a-number for none."""
         heard = None if label is None else self.units(label)
         return self.network(x, level, heard, *done)  # type: ignore[no-any-return]
+
+
+def agreement(seen: Tensor, told: Tensor) -> Tensor:
+    """How well what a critic has seen (B, c) goes with what it was told (B, c), as logits (B,)."""
+    return (seen * told).sum(1) / math.sqrt(seen.shape[1])

@@ -18,6 +18,8 @@ from diptych.networks.equalized import (
     leaky,
 )
 
+RATE = 0.01  # its layers learn so many times as fast as others
+
 
 class Mapping(nn.Module):
     """(z, label) -> styles (B, layers, D), one for all layers; (B, D) where layers is 0.
@@ -33,7 +35,6 @@ class Mapping(nn.Module):
         layers: int,
         *,
         depth: int = 8,
-        lr_multiplier: float = 0.01,
         classes: int = 0,
         attributes: int = 0,
         label_gain: float = 1.0,
@@ -46,7 +47,7 @@ class Mapping(nn.Module):
         self.embed = EqualizedLabel(style, classes=classes, attributes=attributes) if told else None
         enter = latent + (style if told else 0)
         self.stack = nn.ModuleList(
-            EqualizedLinear(style if i else enter, style, lr_multiplier=lr_multiplier) for i in range(depth)
+            EqualizedLinear(style if i else enter, style, lr_multiplier=RATE) for i in range(depth)
         )
         self.normalise = PixelNorm()
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from diptych.errors import WrongUse, did_you_mean
-from diptych.networks.blocks import Attention, Block, Decoder, Encoder, Levels, Resample, Style, padded
+from diptych.networks.blocks import Attention, Block, Decoder, Encoder, Levels, Resample, Style, norm
 from diptych.networks.embedding import Sinusoids
 from diptych.networks.labels import LabelEmbedding
-from diptych.networks.unet import norm
+from diptych.networks.shapes import padded
 from diptych.saveable import saveable
 
 DDPMPP = {"embedding": "positional", "encoder": "standard", "taps": (1, 1)}

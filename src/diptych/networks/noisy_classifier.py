@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diptych.networks.blocks import Encoder, Levels, Style, padded
+from diptych.networks.blocks import Encoder, Levels, Style, norm, zeroed
 from diptych.networks.embedding import TimeEmbedding
-from diptych.networks.unet import heads_of, norm, zeroed
+from diptych.networks.shapes import heads_of, padded
 from diptych.saveable import saveable
 
 

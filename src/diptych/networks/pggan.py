@@ -22,7 +22,8 @@ from diptych.networks.equalized import (
     full_precision,
     leaky,
 )
-from diptych.networks.r3gan import pyramid
+from diptych.networks.labels import agreement
+from diptych.networks.shapes import pyramid
 from diptych.saveable import saveable
 
 GAIN = math.sqrt(2)  # He's, of layers before a leaky ReLU
@@ -207,7 +208,7 @@ class PGCritic(nn.Module):
             if self.label is None:
                 return seen.squeeze(1)
             told: Tensor = self.label(label, seen.shape[0])
-            return (seen * told).sum(1) / math.sqrt(seen.shape[1])
+            return agreement(seen, told)
 
 
 class CriticBlock(nn.Module):

@@ -20,25 +20,14 @@ from torch import Tensor, nn
 from diptych.errors import WrongUse
 from diptych.networks.convolution import convolve
 from diptych.networks.filters import downsample2d
-from diptych.networks.labels import label_vector, quiet
+from diptych.networks.labels import agreement, label_vector, quiet
+from diptych.networks.shapes import padded, pyramid, widths
 from diptych.saveable import saveable
 
 Each = int | tuple[int, ...]  # the same for all sizes, or one for each from the base up
 
 GAIN = math.sqrt(2 / 1.04)  # keeps the variance through leaky ReLU of slope 0.2
 TAPS = (1.0, 3.0, 3.0, 1.0)  # bilinear interpolation between two sizes: [1, 2, 1] widened by [1, 1]
-
-
-def pyramid(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """How many doublings there are above a base of at least 4 pixels, and the base's height and width."""
-    _, height, width = image_shape
-    doublings = max(0, int(math.log2(min(height, width) / 4)))
-    return doublings, math.ceil(height / 2**doublings), math.ceil(width / 2**doublings)
-
-
-def widths(width: int, doublings: int, largest: int) -> list[int]:
-    """Channels from the base up: twice as many at each halving of the size, up to `largest`."""
-    return [min(largest, width * 2**level) for level in range(doublings, -1, -1)]
 
 
 def stages_of(
@@ -159,8 +148,7 @@ class R3Critic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
-        height, width = image.shape[2:]
-        x = convolve(self.from_image, F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple)))
+        x = convolve(self.from_image, padded(image, self.multiple))
         for stage in self.stages:
             x = stage(x)
         x = self.basis(x).flatten(1)
@@ -168,7 +156,7 @@ class R3Critic(nn.Module):
             seen: Tensor = self.project(x.to(self.project.weight.dtype))
             if self.label is None:
                 return seen.squeeze(1)
-            return (seen * self.label(label, seen.shape[0])).sum(1) / math.sqrt(seen.shape[1])  # type: ignore[no-any-return]
+            return agreement(seen, self.label(label, seen.shape[0]))
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ from diptych.networks.equalized import EqualizedConv2d, fmaps
 from diptych.networks.filters import upsample2d
 from diptych.networks.mapping import Mapping
 from diptych.networks.modulated import SynthesisLayer, ToImage, resampling
-from diptych.networks.r3gan import pyramid
+from diptych.networks.shapes import pyramid
 from diptych.saveable import saveable
 
 ARCHITECTURES = ("skip", "resnet", "orig")  # figure 7: (b), (c), (a)

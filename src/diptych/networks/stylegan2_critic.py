@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diptych.networks.equalized import (
@@ -18,9 +17,10 @@ from diptych.networks.equalized import (
     leaky,
 )
 from diptych.networks.filters import downsample2d, upfirdn2d
+from diptych.networks.labels import agreement
 from diptych.networks.mapping import Mapping
 from diptych.networks.modulated import resampling
-from diptych.networks.r3gan import pyramid
+from diptych.networks.shapes import padded, pyramid
 from diptych.networks.stylegan2 import HALF, known_architecture
 from diptych.saveable import saveable
 
@@ -147,8 +147,7 @@ class StyleGAN2Critic(nn.Module):
 
     def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
         """image (B, C, H, W) in [-1, 1], label (B,) int64 or (B, K)."""
-        height, width = image.shape[2:]
-        image = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        image = padded(image, self.multiple)
         x: Tensor | None = None
         for block in self.blocks:
             x, image = block(x, image)
@@ -156,4 +155,4 @@ class StyleGAN2Critic(nn.Module):
         if self.mapping is None:
             return seen.squeeze(1)
         told: Tensor = self.mapping(None, label, seen.shape[0])
-        return (seen * told).sum(1) / math.sqrt(seen.shape[1])
+        return agreement(seen, told)

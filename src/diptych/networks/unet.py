@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diptych.errors import WrongUse
+from diptych.networks.blocks import norm, zeroed
 from diptych.networks.labels import LabelEmbedding
 from diptych.networks.norm_silu import norm_silu
+from diptych.networks.shapes import heads_of, padded
 from diptych.saveable import saveable
 
 HALF = math.sqrt(0.5)  # a sum of two branches keeps the variance of one
@@ -94,7 +96,7 @@ class UNet(nn.Module):
         if self.augment is not None and done is not None:
             embedding = embedding + self.augment(done)
         embedding = F.silu(embedding if labelled is None else embedding + labelled)
-        x = self.stem(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
+        x = self.stem(padded(x, self.multiple))
         skips = [x]
         for block in self.down:
             x = self._run(block, embedding, x)
@@ -187,23 +189,3 @@ class FourierLevel(nn.Module):
         """(B,) to (B, width)."""
         angle = level.float()[:, None] * self.frequencies
         return torch.cat([angle.cos(), angle.sin()], 1)
-
-
-def heads_of(c: int, size: int) -> int:
-    """How many attention heads of at least `size` channels c channels make; size 0: one."""
-    most = max(1, c // size) if size else 1
-    return next(n for n in range(most, 0, -1) if c % n == 0)
-
-
-def norm(c: int, eps: float = 1e-5, least: int = 4) -> nn.GroupNorm:
-    """Group norm with groups of at least `least` channels, at most 32 groups."""
-    groups = next(g for g in range(min(32, max(1, c // least)), 0, -1) if c % g == 0)
-    return nn.GroupNorm(groups, c, eps=eps)
-
-
-def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """The layer with its parameters at zero, so that its block begins as the identity."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer

@@ -12,22 +12,19 @@ from diptych.errors import WrongUse, did_you_mean
 NAMES = ("none", "ada", *(f"ada-{preset}" for preset in PRESETS), "diffaugment")
 
 
-def augmentation(
-    name: str, *, target: float = 0.6, images: int = 500_000, policy: str = POLICY, channels: int = 0
-) -> nn.Module | None:
+def augmentation(name: str, *, channels: int = 0) -> nn.Module | None:
     """The augmentation of this name, None for "none": "ada" is "ada-bgc", as in the paper.
 
-    target, images: of `Adaptive`; policy: of `DiffAugment`; channels: of an image, where the critic sees
-    stacks of them. Raises WrongUse with the names that there are.
+    channels: of an image, where the critic sees stacks of them. Raises WrongUse with the names there are.
     """
     if name not in NAMES:
         raise WrongUse(f"there is no augmentation called {name}", did_you_mean(name, list(NAMES)))
     if name == "none":
         return None
     if name == "diffaugment":
-        return DiffAugment(policy, channels)
+        return DiffAugment(POLICY, channels)
     preset = name.partition("-")[2] or "bgc"
-    return Adaptive(Pipeline(preset, p=0.0, channels=channels), target=target, images=images)
+    return Adaptive(Pipeline(preset, p=0.0, channels=channels))
 
 
 __all__ = ["NAMES", "Adaptive", "DiffAugment", "Pipeline", "augmentation"]
