@@ -68,6 +68,7 @@ def test_a_bare_model_is_judged_as_one_that_is_finished(
     out = capsys.readouterr().out
     assert out.count("not judged") == 3
     assert "no log tells of its training" in out
+    assert "; each alarm: of healthy models 5% are beyond chance" in out
 
 
 @pytest.mark.parametrize(

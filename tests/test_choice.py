@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -38,9 +39,11 @@ def test_the_best_that_passes_is_chosen_and_every_other_has_its_measured_reason(
     assert choice.decided
     assert choice.verdict == "Ship edm, 8 steps"
     assert dict(choice.dropped) == {
-        "r3gan": "fid 31.2 [29.0, 33.0] is worse than edm, 8 steps 12.1 [11.0, 13.0]",
+        "r3gan": "fid 31.2 [29.0, 33.0] is worse than edm, 8 steps 12.1 [11.0, 13.0]: "
+        "the intervals do not overlap",
         "edm, 35 steps": "latency_ms 812 [790, 840] is over the limit of 50",
-        "edm, 1 step": "fid 200 [190, 210] is worse than edm, 8 steps 12.1 [11.0, 13.0]",
+        "edm, 1 step": "fid 200 [190, 210] is worse than edm, 8 steps 12.1 [11.0, 13.0]: "
+        "the intervals do not overlap",
     }
     assert choice.sentence == (
         "edm, 8 steps has the best fid 12.1 [11.0, 13.0] of the 3 that keep latency_ms at most 50; "
@@ -68,6 +71,53 @@ def test_overlapping_intervals_are_not_decidable_and_speed_only_breaks_the_tie()
     assert "not decidable at this n (500)" in choice.sentence
     assert "As a tie-break only, and no finding about fid: consistency, 2 steps is faster" in choice.sentence
     assert [name for name, _ in choice.dropped] == ["r3gan"]
+
+
+def sampled(name, value, deviations, better="lower"):
+    """A report whose fid has replicates."""
+    fid = Estimate(value, value - 9, value + 9, 500, better, "", "", deviations)
+    return replace(report(name), scores={"fid": fid})
+
+
+def test_equal_models_are_seldom_called_worse_than_the_best_of_them():
+    """Which is the best is found by looking: of ten equal ones, in one family of twenty one is dropped."""
+    draws = random.Random(0)
+    wrong = 0
+    for _ in range(400):
+        models = [
+            sampled(str(i), 20 + draws.gauss(0, 1), tuple(draws.gauss(0, 1) for _ in range(100)))
+            for i in range(10)
+        ]
+        wrong += bool(choose(models).dropped)
+    assert 0.01 < wrong / 400 < 0.075
+
+
+@pytest.mark.parametrize(("better", "value"), [("lower", 13.0), ("higher", 11.0)])
+def test_why_one_is_worse_is_said_with_the_difference_and_its_p(better, value):
+    common = tuple(math.sin(i) for i in range(100))
+    own = tuple(x + 0.1 * math.cos(3 * i) for i, x in enumerate(common))
+    models = [sampled("a", 12.0, common, better), sampled("b", value, own, better)]
+    ((name, reason),) = choose(models).dropped
+    assert name == "b"
+    assert reason.endswith("is worse than a 12.0 [3.00, 21.0] by 1.00 [0.858, 1.14], p < 0.001")
+    models.append(sampled("c", 12.0, tuple(-x for x in common), better))
+    three = choose(models)
+    assert dict(three.dropped)["b"].endswith("p < 0.001 among 3 pairs")
+    assert "the paired test gives p = 1.00 among 3 pairs" in three.sentence
+
+
+def test_many_ties_are_a_number_and_the_nearest():
+    draws = random.Random(1)
+    models = [sampled(f"m{i}", 20 + i / 100, tuple(draws.gauss(0, 1) for _ in range(100))) for i in range(11)]
+    choice = choose(models)
+    assert len(choice.tied) == 10
+    assert (
+        "whether it is better than 10 others, of which the nearest is m1 (20.0 [11.0, 29.0]; "
+        in choice.sentence
+    )
+    assert "m2" not in choice.sentence
+    assert [name for name, _ in choice.others] == [f"m{i}" for i in range(1, 11)]
+    assert choice.others[0][1].startswith("not told apart, fid 20.0 [11.0")
 
 
 def test_a_tie_whose_speeds_overlap_too_is_not_broken():
@@ -132,6 +182,7 @@ def test_missing_and_nan_scores_are_dropped_with_that_reason():
     )
     reasons = dict(choose([GOOD, silent, lost]).dropped)
     assert reasons == {"silent": "it has no fid", "lost": "its fid is not a number"}
+    assert dict(choose([GOOD, silent], at_most={"fid": 20}).dropped) == {"silent": "it has no fid"}
     assert choose([silent, GOOD]).chosen == GOOD
 
 

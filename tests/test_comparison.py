@@ -80,5 +80,30 @@ def test_rulers_that_disagree_are_named() -> None:
     assert disagreements([*ours, replace(theirs[1], name="a"), replace(theirs[0], name="b")]) == []
 
 
+def test_a_later_report_takes_nothing_from_an_earlier_of_the_same() -> None:
+    here = {"cpu": "one", "threads": 2}
+    full = report("a", 1.0, draws(0))
+    latency = Estimate(3, 2, 4, 9, "lower", "ms")
+    full = replace(full, scores={**full.scores, "latency_ms": latency}, machine=here)
+    later = replace(full, scores={"fid": replace(full.scores["fid"], value=1.5)})
+    found = full.renewed(later)
+    assert found.scores == {**full.scores, "fid": later.scores["fid"]}
+    for other in (
+        {"ruler": replace(CARD, n=10)},
+        {"training": {"images": 9}},
+        {"options": {"steps": 5}},
+        {"provenance": {"weights_sha256": "f"}},
+    ):
+        alone = replace(later, **other)  # type: ignore[arg-type]
+        assert full.renewed(alone) == alone
+    # images score the same on every machine, and what was timed is of the machine that the report names
+    there = replace(later, machine={"cpu": "two"})
+    assert full.renewed(there).machine == here
+    assert full.renewed(there).scores.keys() == full.scores.keys()
+    timed = replace(there, scores={"memory_mib": Estimate.exact(5.0)})
+    assert full.renewed(timed).machine == {"cpu": "two"}
+    assert full.renewed(timed).scores.keys() == {"fid", "memory_mib"}
+
+
 def test_p_values_are_printed_as_papers_do() -> None:
     assert [p_value(p) for p in (0.5, 0.0312, 0.0004)] == ["p = 0.50", "p = 0.031", "p < 0.001"]

@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import made_up, newest
 from diptych import catalog, contest, loop
 from diptych.cli import run as typed
+from diptych.cli.evaluate import keep
 from diptych.contest import SCORES, Entry, Rules, duel
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, WrongUse
 from diptych.evaluation import PANEL
 from diptych.evaluation import SCORES as GIVEN
+from diptych.files import write_json
+from diptych.grading import Grading
 from diptych.method import Clock
 from diptych.model import Model
 from diptych.probe import Plan
@@ -28,6 +32,7 @@ from diptych.recipe import RecipeSpec
 from diptych.report.record import DuelRecord
 from diptych.runs import Run
 from diptych.scores import Estimate, point_name
+from diptych.sheets import neighbour_sheet
 from diptych.training import Settings
 
 NAMES = ("r3gan", "edm", "consistency")
@@ -189,6 +194,50 @@ def test_a_model_trained_anew_is_measured_anew(
     assert no_stopwatch == [1, 1]
     assert record.contenders[0].points[0].training["images"] == 64
     assert (tmp_path / "r3gan" / "samples" / "r3gan.png").read_bytes() != sheet
+
+
+def test_what_evaluate_leaves_of_a_point_takes_nothing_from_it(
+    small: DataSet, tmp_path: Path, no_stopwatch: list[int]
+) -> None:
+    """A GAN's one point is called as the run is: both commands keep its report in one file."""
+    (point,) = duel(small, entries("r3gan"), tmp_path, rules=RULES).contenders[0].points
+    kid = replace(point.scores["kid"], note="again")
+    keep(Grading((replace(point, run=str(tmp_path / "r3gan"), scores={"kid": kid}),)), "")
+    (again,) = duel(small, entries("r3gan"), tmp_path, rules=RULES).contenders[0].points
+    assert again.scores == {**point.scores, "kid": kid}
+    assert no_stopwatch == [1]
+    for lost in ("fid", "latency_ms", "parameters"):  # as a report of fewer scores would be
+        less = {name: score for name, score in point.scores.items() if name != lost}
+        file = contest.report_file(Run(tmp_path / "r3gan"), "r3gan")
+        write_json(file, replace(point, scores=less).to_json())
+        (whole,) = duel(small, entries("r3gan"), tmp_path, rules=RULES).contenders[0].points
+        assert whole.scores.keys() == point.scores.keys()
+    assert no_stopwatch == [1] * 4
+
+
+def test_what_no_point_can_have_is_said_once(
+    small: DataSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    duel(small, entries("edm", "r3gan"), tmp_path, rules=RULES)
+    said = [entry.getMessage() for entry in caplog.records if "fid_infinity" in entry.getMessage()]
+    assert len(said) == 1
+
+
+def test_neighbours_are_of_the_point_that_is_shown(small: DataSet, tmp_path: Path) -> None:
+    for most, steps in ((1.5, "1 step"), (2.5, None)):
+        rules = replace(RULES, exam=0, best="latency_ms" if steps else "kid", at_most={"latency_ms": most})
+        record = duel(small, entries("edm"), tmp_path, rules=rules)
+        (edm,) = record.contenders
+        assert record.choice.chosen is not None
+        shown = record.choice.chosen.name
+        assert steps is None or shown == f"edm, {steps}"
+        assert edm.neighbours_of == shown
+        setting = dict(record.choice.chosen.options)["steps"]
+        expected = neighbour_sheet(Run(tmp_path / "edm").model("cpu").using(steps=setting), small)
+        with Image.open(tmp_path / edm.neighbours) as drawn:
+            assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+        page = (tmp_path / "index.html").read_text()
+        assert f"Samples of {shown}, each with its nearest training images" in page
 
 
 def test_a_contender_that_diverges_is_shown_as_such(

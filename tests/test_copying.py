@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from functools import lru_cache
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conftest import made_up
+from diptych.comparison import difference
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam
 from diptych.metrics.copying import (
@@ -24,7 +27,7 @@ from diptych.metrics.copying import (
 )
 from diptych.metrics.intervals import REPEATS
 from diptych.metrics.neighbours import nearest
-from diptych.scores import Estimate
+from diptych.scores import Estimate, Report, RulerCard
 
 DIM = 24
 
@@ -102,6 +105,24 @@ def test_fakes_far_off_are_not_copies() -> None:
     assert far["c_t"].value > 5
     assert far["authpct"].value > real_authpct(far["authpct"])
     assert far["near_training"].value < 0.01
+
+
+@pytest.mark.parametrize(("scale", "sign"), [(50.0, 1), (0.0, -1)])
+def test_where_all_fakes_are_on_one_side_more_cannot_be_told(scale: float, sign: int) -> None:
+    """Ranks have no spread then, and a score that is as large as n allows is not known exactly."""
+    fakes = drawn(60, 2) * scale if sign > 0 else replayed(1, 2, 60)
+    found = copying_test(drawn(1500, 0), drawn(60, 1), fakes)
+    ends = (found.low, found.high) if sign > 0 else (found.high, found.low)
+    assert ends[1] == sign * math.inf
+    assert 0.8 * found.value * sign < ends[0] * sign < found.value * sign
+    assert "every fake is" in found.note
+    other = dataclasses.replace(found, value=found.value * 1.01)
+    card = RulerCard("r", "", "d", "", 60, "none", 0, "1")
+    two = [Report(n, "", {}, {"c_t": each}, {}, card) for n, each in (("a", found), ("b", other))]
+    assert difference(*two, "c_t").p == 1  # neither is known well enough to differ
+    again = Estimate.from_json(json.loads(json.dumps(found.to_json())))
+    assert (again.low, again.high) == (found.low, found.high)
+    assert ("∞]" if sign > 0 else "∞, ") in str(found)
 
 
 def test_without_copying_scores_are_where_they_should_be_and_intervals_cover() -> None:

@@ -84,6 +84,29 @@ def test_the_same_twice_is_not_a_difference(folder: Path) -> None:
     assert (difference.value, difference.p, difference.decided) == (0, 1, False)
 
 
+def test_every_score_is_tested_where_none_leads(folder: Path) -> None:
+    sources = [folder / "flat.npz", folder / "noisy.npz"]
+    found = grade(sources, "digits", metrics=("precision_recall", "sharpness"), n=200, floor=False)
+    assert [d.score for d in found.differences] == [
+        "precision",
+        "recall",
+        "spectrum_distance",
+        "sharpness_ratio",
+    ]
+    assert not found.warnings
+    led = grade(sources, "digits", metrics=("precision_recall", "fid"), n=200, floor=False)
+    assert [d.score for d in led.differences] == ["fid"]
+
+
+def test_that_no_pair_could_be_tested_is_said(folder: Path) -> None:
+    model = folder / "generator"
+    (warning,) = grade([model, model], "digits", metrics=("cost",), floor=False).warnings
+    assert warning == (
+        "no pair was tested: a paired test needs a score of images that both have, not parameters, flops"
+    )
+    assert not grade([model], "digits", metrics=("cost",), floor=False).warnings
+
+
 def test_rulers_side_by_side(folder: Path) -> None:
     sources, rulers = [folder / "flat.npz", folder / "noisy.npz"], ("diptych-0", "brightness")
     found = grade(sources, "digits", rulers=rulers, metrics=("fid",))

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diptych.choice import choose
+from diptych.choice import Choice, choose
 from diptych.data.images import DataCard, Incident
 from diptych.report import curves, plots, svg
 from diptych.report.facts import spent_rows
 from diptych.report.markdown import markdown, plain
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
-from diptych.report.table import tables
+from diptych.report.table import notes, tables
 from diptych.scores import Estimate, Report, RulerCard
 
 CARD = RulerCard("features 1", "0" * 64, "digits", "1" * 64, 500, "none", 0, "1")
@@ -256,7 +256,8 @@ def test_alarms_that_rang_are_on_the_page_and_in_the_summary(record, tmp_path):
     assert line == f"- **r3gan**: copying, **alarm** {plain(expected)}; 1 of 2 alarms ok at all looks"
     words = " ".join(Reader(written(record, tmp_path).read_text(encoding="utf-8")).words)
     assert expected in words
-    assert "farther from real images than 5 % of real draws are" in words
+    assert "farther from real images than 95 % of real draws (each alarm, each look)" in words
+    assert "of logs: than 95 % of healthy lines" in words
 
 
 def test_best_is_marked_only_where_intervals_separate(record):
@@ -276,6 +277,28 @@ def test_best_is_marked_only_where_intervals_separate(record):
     assert cost.columns[0].n == ""  # differs, so that it stands in the cells
     assert cost.rows[0].cells[0].n == "31"
     assert (cost.columns[1].unit, cost.rows[0].cells[1].value) == ("millions", "1.50")
+
+
+def test_notes_that_differ_in_numbers_are_one_sentence_and_others_name_their_points(record, tmp_path):
+    said = {
+        "r3gan": "p50; biased by about 0.31, of 1,200. Interval: normal",
+        "edm, 1 step": "p50; biased by about 2, of 1,200. Interval: normal",
+        "edm, 2 steps": "p50; biased by about 1e-05, of 1,200. Interval: normal",
+        "edm, 4 steps": "p50; no interval",
+    }
+    models = [
+        replace(record.points[0], name=name, scores={"fid": Estimate(3, 2, 4, 500, note=note)})
+        for name, note in said.items()
+    ]
+    common = "p50; biased by about 1e-05 to 2, of 1,200. Interval: normal"
+    assert notes(models[:3], "fid") == (common,)
+    assert notes(models, "fid") == (
+        f"r3gan, edm, 1 step, edm, 2 steps: {common}",
+        "edm, 4 steps: p50; no interval",
+    )
+    assert notes(models, "kid") == ()
+    page = written(record_of([replace(record.contenders[0], points=tuple(models))]), tmp_path)
+    assert f"r3gan, edm, 1 step, edm, 2 steps: {common}" in Reader(page.read_text(encoding="utf-8")).text
 
 
 def test_scales_put_known_values_at_known_pixels():
@@ -373,6 +396,33 @@ def test_sparse_records_still_make_a_page(contenders, tmp_path):
     for one in contenders:
         assert one.name in text
         assert one.failed in text
+
+
+def test_the_legend_names_the_axes_that_the_front_is_of(record, tmp_path):
+    said = "no other is as good in each of {} and better in one"
+    by_fid = Reader(written(record, tmp_path).read_text(encoding="utf-8"))
+    assert f"Pareto: {said.format('fid, latency_ms')}, by their values" in by_fid.text
+    fastest = record_of(record.contenders, best="latency_ms")
+    by_latency = Reader(written(fastest, tmp_path).read_text(encoding="utf-8"))
+    assert fastest.choice.axes == ("fid", "coverage", "latency_ms", "parameters")
+    assert said.format(", ".join(fastest.choice.axes)) in by_latency.text
+    titles = [tag.get("title") for tag in by_latency.all("span") if "title" in tag]
+    assert set(titles) == {said.format(", ".join(fastest.choice.axes))}
+    older = {key: value for key, value in fastest.choice.to_json().items() if key != "axes"}
+    assert Choice.from_json(older).axes == ()
+
+
+def test_minus_signs_are_true_ones_everywhere(record, tmp_path):
+    below = Estimate(-0.5, -0.75, -0.25, 500)
+    one, other = (
+        replace(point(name, "r3gan", 1, 30, 3), scores={"kid": kid, "latency_ms": Estimate(3, 2, 4, 9)})
+        for name, kid in (("a", below), ("b", Estimate(3, 2, 4, 500)))
+    )
+    gan = replace(record.contenders[0], points=(one, other), samples={}, curve=())
+    text = Reader(written(record_of([gan], best="kid"), tmp_path).read_text(encoding="utf-8")).text
+    assert text.count("−0.500") >= 3  # the sentence, the tile, the table
+    assert "[−0.750, −0.250]" in text
+    assert not re.search(r"-0\.(5|25|75)", text)
 
 
 def test_no_latency_means_no_plane(tmp_path):

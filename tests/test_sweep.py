@@ -61,9 +61,13 @@ def test_names_have_places_of_their_own(run: Run, tmp_path: Path) -> None:
     assert [report.options["sampler"] for report in found.reports] == names
     assert found.best["fid"] in names
     found.save(tmp_path)
-    assert [row.split(" | ")[0] for row in (tmp_path / f"{found.stem}.md").read_text().splitlines()[2:]] == [
-        f"| {name}" for name in names
+    rows = (tmp_path / f"{found.stem}.md").read_text().splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == [
+        f"| {name}" for name in (*names, "floor (real images)")
     ]
+    assert rows[0] == "| sampler | fid ↓ (n = 20) | precision ↑ (n = 20) | recall ↑ (n = 20) |"
+    assert rows[2] == f"| heun | {' | '.join(map(str, found.reports[0].scores.values()))} |"
+    assert rows[-1].endswith(f"| {' | '.join(str(found.reports[0].floor[s]) for s in found.scores)} |")
     root = ElementTree.fromstring((tmp_path / f"{found.stem}.svg").read_text())
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert all(texts.count(name) == 3 for name in names)  # under two panels, at the points of the third
@@ -72,6 +76,28 @@ def test_names_have_places_of_their_own(run: Run, tmp_path: Path) -> None:
         sweep(model, "sampler", ["heun", "heun"], against=made_up(n=128), n=20)
     with pytest.raises(WrongUse, match="sampler"):
         sweep(model, "sampler", ["heun", "nonsense"], against=made_up(n=128), n=20)
+
+
+def test_every_score_that_was_asked_for_is_drawn_with_its_floor(run: Run, tmp_path: Path) -> None:
+    asked = ["fid", "precision_recall", "kid", "sharpness"]
+    found = sweep(run.model(), "steps", [1, 2], against=made_up(n=128), n=20, metrics=asked)
+    svg = ElementTree.fromstring(found.drawn())
+    space = "{http://www.w3.org/2000/svg}"
+    heads = [text.text for text in svg.iter(f"{space}text") if text.get("class") == "head"]
+    assert heads == [
+        "fid ↓",
+        "precision and recall ↑",
+        "kid ↓",
+        "spectrum_distance ↓",
+        "sharpness_ratio",
+        "precision against recall, by steps",
+    ]
+    floors = [path for path in svg.iter(f"{space}path") if path.get("class") == "floor"]
+    assert len(floors) == len(found.reports[0].floor) == 6
+    bare = sweep(run.model(), "steps", [1, 2], against=made_up(n=128), n=20, metrics=["kid"], floor=False)
+    assert "floor" not in [path.get("class") for path in ElementTree.fromstring(bare.drawn()).iter()]
+    assert "real images" not in bare.drawn()
+    assert [row[0] for row in bare.rows()] == ["1", "2"]
 
 
 def test_names_keep_their_places_where_nothing_is_measured() -> None:

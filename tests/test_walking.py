@@ -163,3 +163,13 @@ def test_films_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(WrongUse, match=r"diptych\[video\]"):
         pictures.save_moving(frames_of(1), tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png", ".bmp", ".tif"])
+def test_sheets_with_alpha_are_saved_in_every_format(suffix: str, tmp_path: Path) -> None:
+    """A JPEG knows no transparency: what is clear is white there, as in films."""
+    clear = torch.zeros(2, 4, 32, 32, dtype=torch.uint8)
+    pictures.save(pictures.sheet(clear), tmp_path / f"sheet{suffix}")
+    with Image.open(tmp_path / f"sheet{suffix}") as shown:
+        assert suffix not in (".jpg", ".jpeg") or np.asarray(shown).min() >= 250
+        assert shown.size == pictures.sheet(clear).size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import NormalDist, stdev
 from typing import Any
@@ -67,8 +67,11 @@ def difference(first: Report, second: Report, score: str) -> Difference:
         raise NotComparable(f"{first.name} and {second.name} were drawn anew a different number of times")
     value, degrees = a.value - b.value, len(a.replicates) - 1
     error = stdev(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
-    half = error * student(0.975, degrees)
-    p = two_sided(value / error, degrees) if error > 0 else float(value == 0)
+    half, p = error * student(0.975, degrees), float(value == 0)
+    if error > 0:
+        p = two_sided(value / error, degrees)
+    elif any(math.isinf(end) for estimate in (a, b) for end in (estimate.low, estimate.high)):
+        half, p = math.inf, 1.0  # both are as large as n can tell
     names, ruler = (first.name, second.name), first.ruler.extractor
     return Difference(score, names, value, value - half, value + half, p, a.better, ruler)
 
@@ -86,6 +89,49 @@ def apart(first: Report, second: Report, score: str) -> tuple[bool, str]:
     return not overlap, "the intervals overlap" if overlap else "the intervals do not overlap"
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a report beside the one that was picked as the best."""
+
+    apart: bool
+    how: str
+    worse: str  # by how much, where that is tested
+
+
+def beside_best(best: Report, others: Sequence[Report], score: str) -> dict[str, Verdict]:
+    """Of each of the others, by name, whether it is worse than the best of all.
+
+    Which is the best was found by looking at all of them, and that is to test every pair: p-values are
+    Holm's of all pairs. Where one has no replicates, intervals that do not overlap are apart.
+    """
+    pairs = differences([best, *others], score)
+    found = {pair.names: p for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)}
+    among = f" among {len(pairs)} pairs" if len(pairs) > 1 else ""
+    verdicts = {}
+    for other in others:
+        if (p := found.get((best.name, other.name))) is None:
+            far, how = apart(other, best, score)
+            verdicts[other.name] = Verdict(far, how, f": {how}")
+            continue
+        sides = (other, best) if best.scores[score].better == "lower" else (best, other)
+        told = f"{replace(difference(*sides, score), p=p)}{among}"
+        verdicts[other.name] = Verdict(p < LEVEL, f"the paired test gives {p_value(p)}{among}", f" by {told}")
+    return verdicts
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values of which one under LEVEL is by chance in as few families of tests (Holm, 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, most = [1.0] * len(ps), 0.0
+    for place, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        most = max(most, min(1.0, (len(ps) - place) * ps[i]))
+        adjusted[i] = most
+    return adjusted
+
+
 def differences(reports: Sequence[Report], score: str) -> list[Difference]:
     """Of each pair of reports that both have it."""
     having = [r for r in reports if score in r.scores and r.scores[score].replicates]
@@ -100,9 +146,8 @@ def disagreements(reports: Sequence[Report], score: str = "fid") -> list[str]:
     found = []
     for (first, ours), (second, theirs) in combinations(rulers.items(), 2):
         for a, b in combinations([name for name in ours if name in theirs], 2):
-            if score not in set.intersection(
-                *(set(side[n].scores) for side in (ours, theirs) for n in (a, b))
-            ):
+            sides = [side[name].scores.get(score) for side in (ours, theirs) for name in (a, b)]
+            if not all(estimate and estimate.replicates for estimate in sides):
                 continue
             one, other = difference(ours[a], ours[b], score), difference(theirs[a], theirs[b], score)
             if one.winner and other.winner and one.winner != other.winner:

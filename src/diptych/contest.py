@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from diptych import pictures
 from diptych.alarms import LEVEL
@@ -18,9 +17,9 @@ from diptych.checking import made
 from diptych.choice import check_names, choose
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, Diverged, NotMeasurable, WrongUse
-from diptych.evaluation import MACHINE, PANEL, evaluate, floor_of, metrics_named
-from diptych.exam import Exam, nearest_training_images, shuffle
-from diptych.files import read_json, write_json
+from diptych.evaluation import MACHINE, PANEL, evaluate, floor_of, metrics_named, warned_once
+from diptych.exam import Exam, shuffle
+from diptych.files import expanded, read_json, write_json
 from diptych.loop import Plan, before, build, expected_ticks, plan, train, versions
 from diptych.machine import machine
 from diptych.metrics.speed import measure_speed
@@ -31,6 +30,7 @@ from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
 from diptych.scores import Better, Estimate, Report, RulerCard, point_name, slug
+from diptych.sheets import grid, neighbour_sheet, real_sheet
 from diptych.training import Settings
 
 log = logging.getLogger("diptych")
@@ -91,7 +91,7 @@ def duel(
 
     Each has the same budget, split, ruler and sampling seeds. A contender that diverges is reported as such.
     """
-    out = Path(out)
+    out = expanded(out)
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     check_measurable(data, rules)
     start = starts(data, entries, out, rules)
@@ -116,7 +116,8 @@ def duel(
             trained[entry.name] = error.message
     rules = replace(rules, n=min(rules.n, len(data.held_out)))
     floor = floor_of(data, n=rules.n, seed=rules.settings.seed, metrics=PANEL)
-    contenders = [measured(entry, trained[entry.name], data, out, rules, floor) for entry in entries]
+    with warned_once():  # of one n, what cannot be had of one point cannot be had of any
+        contenders = [measured(entry, trained[entry.name], data, out, rules, floor) for entry in entries]
     points = [point for contender in contenders for point in contender.points]
     choice = choose(points, best=rules.best, at_most=rules.at_most, at_least=rules.at_least)
     record = DuelRecord(
@@ -133,6 +134,8 @@ def duel(
         created=started,
         notes=(),
     )
+    shown = [with_neighbours(record, contender, data, out, rules) for contender in contenders]
+    record = replace(record, contenders=tuple(shown))
     write_report(record, out)
     return record
 
@@ -199,21 +202,18 @@ def measured(
     run = Run(out / entry.name)
     points: list[Report] = []
     samples: dict[str, str] = {}
-    neighbours = ""
     if not failed:
         model = run.model(rules.settings.device)
         names = {point_name(entry.name, setting): setting for setting in model.dial()}
         card = Exam(None, data, n=rules.n, seed=rules.settings.seed).card
-        done = {name: report for name in names if (report := still_valid(run, name, card))}
+        needed = {*floor, rules.best, *rules.at_most, *rules.at_least, "parameters", "latency_ms"}
+        done = {name: report for name in names if (report := still_valid(run, name, card, needed))}
         for name, setting in names.items():
             file = run.path / "samples" / f"{slug(name)}.png"
             samples[name] = str(file.relative_to(out))
             if name not in done:
                 pictures.save(grid(model.using(**setting), data), file)
-        file = run.path / "samples" / "neighbours.png"
-        neighbours = str(file.relative_to(out))
-        if len(done) < len(names):
-            pictures.save(neighbour_sheet(model, data), file)
+                neighbours_file(run, name).unlink(missing_ok=True)  # of the weights before these
         points = measured_points(entry, run, model, names, done, data, rules, floor)
     return Contender(
         name=entry.name,
@@ -223,7 +223,6 @@ def measured(
         points=tuple(points),
         curve=tuple(run.log()),
         samples=samples,
-        neighbours=neighbours,
         spent=run.spent,
         failed=failed,
         weights_sha256=(run.log() or [{}])[-1].get("weights_sha256", ""),
@@ -270,48 +269,35 @@ def report_file(run: Run, name: str) -> Path:
     return run.path / "reports" / f"{slug(name)}.json"
 
 
-def still_valid(run: Run, name: str, card: RulerCard) -> Report | None:
-    """A report from before, if it was made of this very training with this very ruler, speed included."""
+def neighbours_file(run: Run, name: str) -> Path:
+    """Where the nearest training images of a point are drawn."""
+    return run.path / "samples" / f"neighbours-{slug(name)}.png"
+
+
+def with_neighbours(
+    record: DuelRecord, contender: Contender, data: DataSet, out: Path, rules: Rules
+) -> Contender:
+    """The contender with the nearest training images of the point that the page shows of it."""
+    name = record.headline(contender)
+    if not name:
+        return contender
+    run = Run(out / contender.run)
+    file = neighbours_file(run, name)
+    if not file.exists():
+        model = run.model(rules.settings.device)
+        (setting,) = (each for each in model.dial() if point_name(contender.name, each) == name)
+        pictures.save(neighbour_sheet(model.using(**setting), data), file)
+    return replace(contender, neighbours=str(file.relative_to(out)), neighbours_of=name)
+
+
+def still_valid(run: Run, name: str, card: RulerCard, needed: Set[str]) -> Report | None:
+    """A report from before, if it was made of this very training with this very ruler, and has all of these.
+
+    `diptych evaluate` may have left one of fewer scores.
+    """
     file = report_file(run, name)
     if not file.exists():
         return None
     report = Report.from_json(read_json(file))
-    same = report.ruler == card and report.training == run.spent and "latency_ms" in report.scores
+    same = report.ruler == card and report.training == run.spent and needed <= report.scores.keys()
     return report if same else None
-
-
-def grid(model: Model, data: DataSet) -> Any:
-    """Samples for people: the same seeds and labels for every contender, one class a column."""
-    columns, rows = layout(data)
-    return pictures.sheet(model.sample(range(columns * rows)), columns)
-
-
-def layout(data: DataSet) -> tuple[int, int]:
-    """Columns and rows of a sample sheet: classes side by side where there are 4 to 12."""
-    classes = data.train.classes
-    return (classes, 4) if 4 <= classes <= 12 else (8, 5)
-
-
-def real_sheet(data: DataSet, out: Path) -> str:
-    """Held-out images with the labels of the sample sheets."""
-    columns, rows = layout(data)
-    held_out, wanted = data.held_out, []
-    for i in range(columns * rows):
-        if held_out.labels is not None and held_out.classes:
-            of_class = [int(k) for k in (held_out.labels == i % held_out.classes).nonzero()[0]]
-            wanted.append(of_class[i // held_out.classes % len(of_class)] if of_class else i % len(held_out))
-        else:
-            wanted.append(i % len(held_out))
-    pictures.save(
-        pictures.sheet(torch.cat([held_out.tensor(slice(i, i + 1)) for i in wanted]), columns),
-        out / "real.png",
-    )
-    return "real.png"
-
-
-def neighbour_sheet(model: Model, data: DataSet, rows: int = 6, near: int = 7) -> Any:
-    """Each row: a sample, then the training images nearest to it in the ruler's features."""
-    fakes = model.sample(range(rows))
-    found = nearest_training_images(fakes, data, near)
-    tiles = [torch.cat([fakes[i : i + 1], data.train.tensor(found[i])]) for i in range(rows)]
-    return pictures.sheet(torch.cat(tiles), near + 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
@@ -132,6 +133,23 @@ def measured(
             if each.timed:
                 parallel.wait()
     return scores
+
+
+@contextmanager
+def warned_once() -> Iterator[None]:
+    """Within, a warning in the same words is given once."""
+    given: set[str] = set()
+
+    def new(entry: logging.LogRecord) -> bool:
+        known = entry.getMessage() in given
+        given.add(entry.getMessage())
+        return entry.levelno < logging.WARNING or not known
+
+    log.addFilter(new)
+    try:
+        yield
+    finally:
+        log.removeFilter(new)
 
 
 def metrics_named(names: Sequence[str] | None) -> list[Metric]:

@@ -21,7 +21,7 @@ from diptych.subject import Source, Subject, check_prompts
 log = logging.getLogger("diptych")
 
 Adjust = Callable[[Model], tuple[Model, dict[str, Any]]]
-LEADS = ("fid", "kid", "coverage")  # the first that was measured is what pairs are compared by
+LEADS = ("fid", "kid", "coverage")  # pairs are compared by the first that was measured, or by every score
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Grading:
     """A report for each subject and ruler, and what the paired tests say about each two."""
 
     reports: tuple[Report, ...]
-    differences: tuple[Difference, ...] = ()  # by the leading score, ruler by ruler
-    warnings: tuple[str, ...] = ()  # where rulers, or scores, disagree about an order
+    differences: tuple[Difference, ...] = ()  # by the leading score or by all of them, ruler by ruler
+    warnings: tuple[str, ...] = ()  # where rulers disagree about an order, and that no pair could be tested
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for json.dumps."""
@@ -116,13 +116,20 @@ def grade(
 
 
 def compared(reports: Sequence[Report]) -> Grading:
-    """Reports with the paired differences of their leading score, and what the rulers disagree about."""
+    """Reports with the paired differences of their leading score, and what the rulers disagree about.
+
+    Where there is no leading score, of every score: none says more than another.
+    """
     grading = Grading(tuple(reports))
+    every = list(dict.fromkeys(score for report in reports for score in report.scores))
     lead = next((score for score in LEADS if all(score in report.scores for report in reports)), "")
-    if not lead:
-        return grading
-    pairs = [found for group in grading.rulers.values() for found in differences(group, lead)]
-    return replace(grading, differences=tuple(pairs), warnings=tuple(disagreements(reports, lead)))
+    tested, groups = [lead] if lead else every, grading.rulers.values()
+    pairs = [found for group in groups for score in tested for found in differences(group, score)]
+    warnings = [said for score in tested for said in disagreements(reports, score)]
+    if not pairs and any(len(group) > 1 for group in groups):
+        need = "a paired test needs a score of images that both have"
+        warnings.append(f"no pair was tested: {need}, not {', '.join(every) or 'nothing'}")
+    return replace(grading, differences=tuple(pairs), warnings=tuple(warnings))
 
 
 def adjusted(subjects: Sequence[Subject], adjust: Adjust | None) -> list[tuple[Subject, str]]:

@@ -43,9 +43,10 @@ def stacked(sheets: Sequence[Image.Image], gap: int = 8) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    """Writes a picture atomically, in the format of its suffix (PNG where there is none)."""
+    """Writes a picture atomically, in the format of its suffix (PNG where there is none); a JPEG on white."""
     kind = Image.registered_extensions().get(path.suffix.lower(), "PNG")
-    write(path, lambda temporary: picture.save(temporary, format=kind))
+    shown = _on_white(picture) if kind == "JPEG" else picture  # which knows no transparency
+    write(path, lambda temporary: shown.save(temporary, format=kind))
 
 
 def check_moving(path: Path, fps: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from diptych.checking import made, need
@@ -76,18 +76,20 @@ class Estimate:
 
 
 def number(value: float) -> str:
-    """A number as a person reads it: three or four significant digits, thousands separated.
+    """A number as a person reads it: three or four significant digits, thousands separated, a true minus.
 
-    >>> number(0.01234), number(12.345), number(1234567.0)
-    ('0.0123', '12.3', '1,234,567')
+    >>> number(0.01234), number(12.345), number(1234567.0), number(-0.5)
+    ('0.0123', '12.3', '1,234,567', '−0.500')
     """
     if not math.isfinite(value):
-        return str(value).replace("inf", "∞")
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    if abs(value) < 5e-7:
-        return "0.000"
-    return f"{value:.{min(max(0, 2 - math.floor(math.log10(abs(value)))), 6)}f}"
+        text = str(value).replace("inf", "∞")
+    elif abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    elif abs(value) < 5e-7:
+        text = "0.000"
+    else:
+        text = f"{value:.{min(max(0, 2 - math.floor(math.log10(abs(value)))), 6)}f}"
+    return text.replace("-", "−")
 
 
 def point_name(name: str, setting: Mapping[str, Any]) -> str:
@@ -135,6 +137,30 @@ class Report:
     training: Mapping[str, Any] = field(default_factory=dict)  # images, seconds, flops that were spent
     run: str = ""  # the run directory, as it was named
     provenance: Mapping[str, Any] = field(default_factory=dict)  # command, versions, hash of the weights
+
+    def renewed(self, later: Report) -> Report:
+        """A later report of the same weights and options by the same ruler, with what this one has beside it.
+
+        Of other weights, options or rulers it is the later one alone. What a machine does is of one machine:
+        the later one's, where that was asked.
+        """
+        if self._identity != later._identity:
+            return later
+        scores, where = self.scores, later.machine
+        if self.machine != later.machine:
+            # scores of images are the same everywhere, and have replicates
+            if all(estimate.replicates for estimate in later.scores.values()):
+                where = self.machine
+            else:
+                scores = {name: estimate for name, estimate in scores.items() if estimate.replicates}
+        floor = {**self.floor, **later.floor}
+        return replace(later, scores={**scores, **later.scores}, floor=floor, machine=where)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        parts = {"ruler": asdict(self.ruler), "training": self.training, "options": self.options}
+        # as a file has it, without home directories
+        return cleaned(parts | {"weights": self.provenance.get("weights_sha256")})
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for json.dumps, without secrets and home directories (see `diptych.privacy`)."""

@@ -13,12 +13,13 @@ from diptych.errors import WrongUse
 from diptych.files import write_json, write_text
 from diptych.grading import grade
 from diptych.report.lines import Line, Panel, Point, figure
-from diptych.scores import Estimate, Report, number, point_name
+from diptych.report.table import ARROWS
+from diptych.scores import Estimate, Report, point_name
 from diptych.subject import Source, Subject, open_subject
 
 MOST = 50  # values of one sweep
 Value = float | str
-SHOWN = (("fid",), ("precision", "recall"), ("density", "coverage"))  # a panel each
+SHOWN = (("fid",), ("precision", "recall"), ("density", "coverage"))  # a panel each; others have their own
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,43 @@ class Sweep:
 
     def drawn(self) -> str:
         """Scores over the option, and quality against diversity along it, as one SVG."""
-        panels = [self._over(names) for names in SHOWN if self._has(*names)]
+        together = [names for names in SHOWN if self._has(*names)]
+        alone = [(name,) for name in self.scores if name not in sum(together, ()) and self._drawable(name)]
+        panels = [self._over(names) for names in (*together, *alone)]
         if self._has("precision", "recall"):
             panels.append(self._against("recall", "precision"))
-        if not panels:
-            panels = [self._over((name,)) for name in list(self.reports[0].scores)[:4]]
         note = f"{self.name}; n = {self.reports[0].ruler.n:,}; bars: 95 % intervals"
-        return str(figure("sweep", f"Sweep of {self.option}", panels, columns=2, note=note))
+        if any(panel.floors for panel in panels):
+            note += "; broken: real images"
+        columns = 2 if len(panels) <= 4 else 3
+        return str(figure("sweep", f"Sweep of {self.option}", panels, columns=columns, note=note))
+
+    @property
+    def scores(self) -> list[str]:
+        """Every score that was measured at one value or another."""
+        return list(dict.fromkeys(name for report in self.reports for name in report.scores))
+
+    def titled(self, name: str) -> str:
+        """A score with the arrow to its better side, and how many observations it rests on."""
+        found = [report.scores[name] for report in self.reports if name in report.scores]
+        counts = sorted({e.n for e in found if e.low < e.high})
+        n = (
+            f" (n = {' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))})"
+            if counts
+            else ""
+        )
+        return f"{name} {ARROWS[found[0].better]}".rstrip() + n
+
+    def rows(self) -> list[list[str]]:
+        """A row for each value, its scores with their intervals, and one for the floor where there is one."""
+        rows = [
+            [written(value), *(text_of(report.scores.get(name)) for name in self.scores)]
+            for value, report in zip(self.values, self.reports, strict=True)
+        ]
+        floor = self.reports[0].floor
+        return (
+            [*rows, ["floor (real images)", *(text_of(floor.get(n)) for n in self.scores)]] if floor else rows
+        )
 
     @property
     def stem(self) -> str:
@@ -79,18 +110,26 @@ class Sweep:
     def _has(self, *names: str) -> bool:
         return all(name in report.scores for report in self.reports for name in names)
 
+    def _drawable(self, name: str) -> bool:
+        return any(math.isfinite(r.scores[name].value) for r in self.reports if name in r.scores)
+
     def _over(self, names: Sequence[str]) -> Panel:
         texts = [value for value in self.values if isinstance(value, str)]
         places = [v if isinstance(v, float | int) else i for i, v in enumerate(self.values)]
+        found = list(zip(places, self.reports, strict=True))
         lines = [
             Line(
                 name,
-                [point(x, r.scores[name]) for x, r in zip(places, self.reports, strict=True)],
+                [point(x, r.scores[name]) for x, r in found if name in r.scores],
                 joined=not texts,
             )
             for name in names
         ]
-        return Panel(" and ".join(names), self.option, lines, names=texts)
+        floor = self.reports[0].floor
+        floors = [floor[name].value for name in names] if all(name in floor for name in names) else []
+        arrows = dict.fromkeys(ARROWS[r.scores[n].better] for n in names for _, r in found if n in r.scores)
+        title = " ".join([" and ".join(names), *arrows]).strip()
+        return Panel(title, self.option, lines, names=texts, floors=floors)
 
     def _against(self, x: str, y: str) -> Panel:
         points = []
@@ -176,10 +215,12 @@ def point(x: float, estimate: Estimate) -> Point:
 
 
 def markdown(found: Sweep) -> str:
-    """A table with a row for each value."""
-    names = list(found.reports[0].scores)
-    rows = [f"| {found.option} | {' | '.join(names)} |", "|" + " ---: |" * (len(names) + 1)]
-    for value, report in zip(found.values, found.reports, strict=True):
-        cells = [number(report.scores[n].value) if n in report.scores else "–" for n in names]
-        rows.append(f"| {written(value)} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+    """A table with a row for each value, and the floor below."""
+    names = [found.option, *(found.titled(name) for name in found.scores)]
+    rows = [names, ["---:"] * len(names), *found.rows()]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def text_of(estimate: Estimate | None) -> str:
+    """A cell: value, interval and unit."""
+    return "–" if estimate is None else str(estimate)

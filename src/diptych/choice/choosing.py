@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diptych.choice.outcome import Choice, Limit, bound, plain, said
-from diptych.comparison import apart, check_rulers
+from diptych.comparison import Verdict, beside_best, check_rulers
 from diptych.errors import WrongUse, did_you_mean
 from diptych.scores import Better, Report, number
 
@@ -26,8 +26,9 @@ def choose(
     """The report with the best value of `best` among those that keep the constraints.
 
     Constraints are checked on values; where an interval contains the limit, that is said. Reports that the
-    paired test (without replicates: the intervals) cannot tell from the chosen one are tied with it. Raises
-    WrongUse for an unknown score, NotComparable where the ruler cards differ.
+    paired test (without replicates: the intervals) cannot tell from the chosen one are tied with it, at a
+    level of all pairs together. Raises WrongUse for an unknown score, NotComparable where the ruler cards
+    differ.
     """
     constraints = {"at_most": dict(at_most), "at_least": dict(at_least)}
     if not reports:
@@ -37,16 +38,18 @@ def choose(
     field = Field(distinct(reports), best, [Limit(*item, 1) for item in at_most.items()])
     field.limits += [Limit(*item, -1) for item in at_least.items()]
     passing = [report for report in field.reports if not field.violations(report)]
-    pareto = field.pareto()
+    none = Choice(best, constraints, None, pareto=field.pareto(), axes=field.axes(), notes=field.notes())
     if not passing:
         dropped = tuple((report.name, field.why_out(report)) for report in field.reports)
-        return Choice(best, constraints, None, (), pareto, dropped, field.none_passes(), "", field.notes())
+        return replace(none, dropped=dropped, sentence=field.none_passes())
     chosen = min(passing, key=field.rank)
-    tied = tuple(r for r in passing if r is not chosen and not apart(r, chosen, best)[0])
+    others = [report for report in passing if report is not chosen]
+    verdicts = beside_best(chosen, others, best)
+    tied = tuple(report for report in others if not verdicts[report.name].apart)
     kept = {report.name for report in (chosen, *tied)}
-    dropped = tuple((r.name, field.why_not(r, chosen)) for r in field.reports if r.name not in kept)
-    sentence, tie_break = field.sentence(chosen, tied, passing)
-    return Choice(best, constraints, chosen, tied, pareto, dropped, sentence, tie_break, field.notes())
+    dropped = tuple((r.name, field.why_not(r, chosen, verdicts)) for r in field.reports if r.name not in kept)
+    sentence, tie_break = field.sentence(chosen, tied, passing, verdicts)
+    return replace(none, chosen=chosen, tied=tied, dropped=dropped, sentence=sentence, tie_break=tie_break)
 
 
 @dataclass
@@ -82,25 +85,30 @@ class Field:
         ]
 
     def why_out(self, report: Report) -> str:
-        """The limits that it breaks."""
-        return "; ".join(self.violations(report))
+        """The limits that it breaks; one score may lack for several reasons."""
+        return "; ".join(dict.fromkeys(self.violations(report)))
 
-    def why_not(self, report: Report, chosen: Report) -> str:
+    def why_not(self, report: Report, chosen: Report, verdicts: Mapping[str, Verdict]) -> str:
         """The limits that it breaks, or the better one."""
         if broken := self.why_out(report):
             return broken
         ours, theirs = report.scores[self.best], chosen.scores[self.best]
         worse = f"{said(self.best, ours)} is worse than {chosen.name} {plain(theirs)}"
+        worse += verdicts[report.name].worse
         return "; ".join([worse, *self.straddles(report)])
 
-    def pareto(self) -> tuple[str, ...]:
-        """Names on the front of `best` against latency_ms, or against every other score without it."""
+    def axes(self) -> tuple[str, ...]:
+        """What the front is of: `best` and latency_ms; where these are one or not two, every common score."""
         common = set.intersection(*(set(report.scores) for report in self.reports))
         if self.best != LATENCY and any(LATENCY in report.scores for report in self.reports):
             axes = [self.best, LATENCY]
         else:
             axes = [name for name in self.reports[0].scores if name in common or name == self.best]
-        axes = [name for name in axes if direction(self.reports, name) != "neither"]
+        return tuple(name for name in axes if direction(self.reports, name) != "neither")
+
+    def pareto(self) -> tuple[str, ...]:
+        """Names on the front of the axes."""
+        axes = self.axes()
         placed = {r.name: place for r in self.reports if (place := coordinates(r, axes)) is not None}
         return tuple(
             name for name, place in placed.items() if not any(dominates(p, place) for p in placed.values())
@@ -126,7 +134,13 @@ class Field:
         share = f" ({100 * distance / abs(limit.bound):.0f} %)" if limit.bound else ""
         return limit.broken(report, f" by {number(distance)}{share}")
 
-    def sentence(self, chosen: Report, tied: Sequence[Report], passing: Sequence[Report]) -> tuple[str, str]:
+    def sentence(
+        self,
+        chosen: Report,
+        tied: Sequence[Report],
+        passing: Sequence[Report],
+        verdicts: Mapping[str, Verdict],
+    ) -> tuple[str, str]:
         """The sentence for people, and the name that the tie-break gives."""
         mine = chosen.scores[self.best]
         wanted = " and ".join(map(str, self.limits))
@@ -135,9 +149,10 @@ class Field:
             only = f"the only one of {len(self.reports)}" + (f" that keeps {wanted}" if wanted else "")
             text, tie_break = f"{chosen.name} is {only}; its {self.best} is {plain(mine)}", ""
         elif tied:
-            listed = " or ".join(
-                f"{r.name} ({plain(r.scores[self.best])}; {apart(r, chosen, self.best)[1]})" for r in tied
-            )
+            near = min(tied, key=self.rank)
+            listed = f"{near.name} ({plain(near.scores[self.best])}; {verdicts[near.name].how})"
+            if len(tied) > 1:
+                listed = f"{len(tied)} others, of which the nearest is {listed}"
             advice, tie_break = self.tie_break(chosen, tied)
             text = (
                 f"{chosen.name} has the best {said(self.best, mine)}{among}, but it is not decidable at this "
@@ -146,7 +161,7 @@ class Field:
         else:
             second = min((report for report in passing if report is not chosen), key=self.rank)
             text = f"{chosen.name} has the best {said(self.best, mine)}{among}; the next, {second.name}, has "
-            text += f"{plain(second.scores[self.best])}, and {apart(second, chosen, self.best)[1]}"
+            text += f"{plain(second.scores[self.best])}, and {verdicts[second.name].how}"
             tie_break = ""
         caveats = [f"mind that {caveat}" for caveat in self.straddles(chosen)]
         return "; ".join([text, *caveats]) + ".", tie_break

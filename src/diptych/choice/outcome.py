@@ -19,11 +19,18 @@ class Choice:
     constraints: Mapping[str, Mapping[str, float]]  # {"at_most": {...}, "at_least": {...}}
     chosen: Report | None  # the best value among those that pass; None where none passes
     tied: tuple[Report, ...] = ()  # these pass too, and cannot be told from the chosen one
-    pareto: tuple[str, ...] = ()  # not beaten in `best` and latency_ms at once, by their values
+    pareto: tuple[str, ...] = ()  # no other is as good on every axis and better on one, by their values
     dropped: tuple[tuple[str, str], ...] = ()  # (name, measured reason)
     sentence: str = ""
     tie_break: str = ""  # of chosen and tied, the one that is measurably faster or cheaper than the chosen
     notes: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()  # the scores that `pareto` is the front of
+
+    @property
+    def others(self) -> tuple[tuple[str, str], ...]:
+        """Every other report: what cannot be told from the chosen one, then why the rest was dropped."""
+        tied = ((r.name, f"not told apart, {said(self.best, r.scores[self.best])}") for r in self.tied)
+        return (*tied, *self.dropped)
 
     @property
     def decided(self) -> bool:

@@ -94,6 +94,6 @@ def say(found: Judged, level: float) -> None:
     rows += [[name, "not judged", "", "", why] for name, why in found.not_judged.items()]
     table(rows, ["alarm", "state", "deviation", "limit", "what was seen"])
     if found.calibrated:
-        print(f"n = {found.n:,}; of healthy models {level:.0%} are beyond chance")
+        print(f"n = {found.n:,}; each alarm: of healthy models {level:.0%} are beyond chance")
     else:
         print(f"n = {found.n:,}; judged by what the log tells")

@@ -29,5 +29,5 @@ def choose(
         show(choice.to_json())
         return
     print(choice.sentence)
-    for name, reason in choice.dropped:
+    for name, reason in choice.others:
         print(f"  {name}: {reason}")

@@ -66,6 +66,7 @@ def duel(
     from diptych.cli.foretell import foretell
     from diptych.contest import Rules, check_measurable
     from diptych.contest import duel as fight
+    from diptych.files import expanded
     from diptych.forecast import forecast
     from diptych.parallel import refuse
     from diptych.provenance import command as typed_command
@@ -101,9 +102,9 @@ def duel(
         show(record.to_json())
         return
     print(record.choice.sentence)
-    for name, reason in record.choice.dropped:
+    for name, reason in record.choice.others:
         print(f"  {name}: {reason}")
-    print(f"\nthe page: {(out / 'index.html').resolve()}")
+    print(f"\nthe page: {(expanded(out) / 'index.html').resolve()}")
 
 
 def entry(text: str) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import re
@@ -132,19 +133,23 @@ def check_options(subjects: Iterable[str], options: Iterable[str]) -> None:
 def keep(grading: Grading, reference: str) -> None:
     """Leaves reports of runs in their directories.
 
-    Reports of one folder are compared, and a later one of the same name takes the place of an earlier: other
-    rulers, and a reference that is not the run's own held-out images, have folders of their own. A directory
-    that cannot be written to is said, and is no error.
+    Reports of one folder are compared, and a later one of the same name takes the place of an earlier, less
+    what that alone has measured of the same: other rulers, and a reference that is not the run's own held-out
+    images, have folders of their own. A directory that cannot be written to is said, and is no error.
     """
+    from diptych.cli.common import reports_of
     from diptych.features.extractor import BUILTIN
-    from diptych.files import write_json
+    from diptych.files import expanded, write_json
     from diptych.scores import slug
 
     for report in grading.reports:
         if report.run:
             ruler = "" if report.ruler.extractor == BUILTIN else report.ruler.extractor
             own = re.sub(r"[^\w.]+", "-", "-".join(filter(None, (ruler, reference)))).strip("-.")
-            place = Path(report.run).expanduser() / "reports" / own / f"{slug(report.name)}.json"
+            place = expanded(report.run) / "reports" / own / f"{slug(report.name)}.json"
+            with contextlib.suppress(RunError):  # the place of a damaged one is taken whole
+                for older in reports_of(place):
+                    report = older.renewed(report)
             try:
                 write_json(place, report.to_json())
             except (RunError, OSError) as error:

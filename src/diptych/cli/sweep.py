@@ -42,7 +42,7 @@ def sweep(
     from diptych.device import keep_buffers
     from diptych.parallel import joined
     from diptych.subject import open_subject
-    from diptych.sweep import steps_between, written
+    from diptych.sweep import steps_between
     from diptych.sweep import sweep as swept
 
     say_on_stderr()
@@ -83,10 +83,5 @@ def sweep(
     if as_json:
         show(found.to_json())
         return
-    names = list(found.reports[0].scores)
-    rows = [
-        [written(value), *(str(report.scores.get(score, "")) for score in names)]
-        for value, report in zip(found.values, found.reports, strict=True)
-    ]
-    table(rows, [found.option, *names])
+    table(found.rows(), [found.option, *map(found.titled, found.scores)])
     print(place / f"{found.stem}.svg")

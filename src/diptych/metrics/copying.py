@@ -17,7 +17,15 @@ from torch import Tensor
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam, metric
 from diptych.features.clusters import centres
-from diptych.metrics.intervals import Spread, enough, from_influence, from_subsets, normal, proportion
+from diptych.metrics.intervals import (
+    Spread,
+    enough,
+    from_influence,
+    from_subsets,
+    normal,
+    proportion,
+    wilson,
+)
 from diptych.metrics.neighbours import nearest
 from diptych.scores import Estimate
 
@@ -126,9 +134,24 @@ def copying_test(train: Tensor, real: Tensor, fake: Tensor) -> Estimate:
     chance = 1.96 * math.hypot(*weights) / total
     note = (
         f"in {len(cells)} cells; 0 ± {chance:.2g}: as far as held-out images, far below is copying, far "
-        "above far off; grows with the root of n. Interval: normal, from each image's ranks"
+        "above far off; grows with the root of n. Interval: "
     )
-    return Estimate(value, *normal(value, spread.error), len(fake), "neither", "", note, spread.replicates)
+    if all(cell.saturated * value > 0 for cell in cells):
+        ends, how = _open(value, sum(min(map(len, cell.rows)) for cell in cells))
+    else:
+        ends, how = normal(value, spread.error), "normal, from each image's ranks"
+    return Estimate(value, *ends, len(fake), "neither", "", note + how, spread.replicates)
+
+
+def _open(value: float, pairs: int) -> tuple[tuple[float, float], str]:
+    """The interval of C_T where ranks have no spread: every fake is farther than every real, or nearer.
+
+    Disjoint pairs, so many, are all ordered alike: Wilson's interval of that share is the end towards 0.
+    """
+    inner = value * (2 * wilson(1.0, pairs)[0] - 1)
+    side = "farther" if value > 0 else "nearer"
+    how = f"Wilson towards 0, else open: every fake is {side} than every held-out image, all that n can tell"
+    return ((inner, math.inf) if value > 0 else (-math.inf, inner)), how
 
 
 class Cell(NamedTuple):
@@ -138,6 +161,12 @@ class Cell(NamedTuple):
     score: float
     real: Tensor
     fake: Tensor
+
+    @property
+    def saturated(self) -> int:
+        """1 where every fake is farther than every real, -1 where every one is nearer, else 0."""
+        parts = (self.real, self.fake)
+        return 0 if any(bool(part.any()) for part in parts) else (self.score > 0) - (self.score < 0)
 
 
 def _influence(cells: list[Cell], value: float, sizes: tuple[int, int]) -> list[Tensor]:

@@ -48,6 +48,6 @@ def alarms(record: DuelRecord) -> list[tuple[int, Contender, list[Told]]]:
 
 
 def rates(record: DuelRecord) -> list[str]:
-    """The stated rates of false positives, in per cent, of all alarms: usually one."""
+    """The per cent of real draws (or healthy lines) that an alarm calls ok, as it states: usually one."""
     verdicts = [v for c in record.contenders for line in c.curve for v in line.get("alarms", {}).values()]
-    return sorted({f"{100 * v['false_positives']:.3g}" for v in verdicts if v.get("false_positives")})
+    return sorted({f"{100 * (1 - v['false_positives']):.3g}" for v in verdicts if v.get("false_positives")})

@@ -26,6 +26,7 @@ STYLE = """
 .tick, .title { fill: var(--mute); font-size: 11px }
 .name { fill: var(--k); font-weight: 600 } .dial { fill: var(--k) }
 .curve { fill: none; stroke: var(--k); stroke-width: 1.8; stroke-linejoin: round }
+.floor { fill: none; stroke: var(--k); stroke-width: 1.2; stroke-dasharray: 2 3; opacity: .8 }
 .bar { stroke: var(--k); stroke-width: 1.2; opacity: .6 } .mark { fill: var(--k) }
 """
 
@@ -74,6 +75,7 @@ class Panel:
     log_y: bool = False
     colours: Sequence[int] = field(default_factory=tuple)  # else in the order of the lines
     names: Sequence[str] = ()  # of the places 0, 1, ... where x counts things that are no numbers
+    floors: Sequence[float] = ()  # what real images get: a broken line in the colour of each line
 
 
 def figure(
@@ -107,7 +109,8 @@ def drawn(panel: Panel, left: float, top: float, width: float, height: float) ->
         raise ValueError(f"there is nothing to draw in {panel.title}")
     across = [v for p in every for v in p.across] + [float(i) for i in range(len(panel.names))]
     x = scale(across, left + LEFT, left + width - RIGHT, panel.log_x)
-    y = scale([v for p in every for v in p.up], top + height - BOTTOM, top + TOP, panel.log_y)
+    floors = [floor for floor in panel.floors if math.isfinite(floor)]
+    y = scale([*(v for p in every for v in p.up), *floors], top + height - BOTTOM, top + TOP, panel.log_y)
     labels = Labels(Box(x.start, y.end, x.end, y.start))
     for line in panel.lines:
         labels.avoid_line([(x(p.x), y(p.y)) for p in line.points if p in every])
@@ -116,6 +119,9 @@ def drawn(panel: Panel, left: float, top: float, width: float, height: float) ->
     for i, line in enumerate(panel.lines):
         colour = (panel.colours[i] if panel.colours else i) % COLOURS
         parts.append(el("g", *curve(line, x, y, colour, labels, several), class_=f"k{colour}"))
+        if i < len(panel.floors) and math.isfinite(panel.floors[i]):
+            at = f"M{x.start:g} {y(panel.floors[i]):.1f}H{x.end:g}"
+            parts.append(el("g", el("path", class_="floor", d=at), class_=f"k{colour}"))
     return el("g", *parts)
 
 

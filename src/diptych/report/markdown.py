@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from diptych.choice import said
 from diptych.report.alarms import LOUD, alarms
 from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows, weights_facts
 from diptych.report.record import DuelRecord
@@ -16,6 +17,11 @@ def markdown(record: DuelRecord) -> str:
     """A summary that reads well in a terminal and on a code host."""
     choice = record.choice
     parts = [f"# {plain(record.title)}", f"**{plain(choice.verdict)}.** {plain(choice.sentence)}"]
+    tied = [
+        f"**{plain(report.name)}**: {plain(said(choice.best, report.scores[choice.best]))}"
+        for report in choice.tied
+    ]
+    parts += bullets("Not told apart from it at this n", tied)
     parts += bullets("Dropped", [f"**{plain(name)}**: {plain(reason)}" for name, reason in choice.dropped])
     failed = [c for c in record.contenders if c.failed]
     parts += bullets("Failed", [f"**{plain(c.name)}**: {plain(c.failed)}" for c in failed])

@@ -14,17 +14,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from diptych import __version__
-from diptych.choice import LATENCY, Limit, plain
+from diptych.choice import LATENCY, plain
 from diptych.files import write_json, write_text
 from diptych.report.alarms import alarms, rates
 from diptych.report.curves import examined, loss_plot, training_plot
 from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows, weights_facts
 from diptych.report.markdown import markdown
-from diptych.report.plots import colour, decisive, passing_names, quality_plot
+from diptych.report.plots import colour, decisive, quality_plot
 from diptych.report.record import Contender, DuelRecord
 from diptych.report.svg import SHAPES, marker
 from diptych.report.table import tables
-from diptych.scores import Report, number
+from diptych.scores import number
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = 96  # pixels: images up to this height are shown with hard edges
@@ -63,7 +63,7 @@ def render(record: DuelRecord, directory: Path) -> str:
         style=Markup(style),
         version=__version__,
         tiles=tiles(record),
-        limits=limits(record),
+        limits=list(map(str, record.limits)),
         tables=tables(record),
         score=decisive(record) if record.points else record.choice.best,
         quality=both(quality_plot, record, "quality", 470, 400),
@@ -122,13 +122,6 @@ def tiles(record: DuelRecord) -> list[Tile]:
     return found
 
 
-def limits(record: DuelRecord) -> list[str]:
-    """The constraints in words."""
-    rules = record.choice.constraints
-    found = [Limit(name, bound, 1) for name, bound in rules.get("at_most", {}).items()]
-    return [str(limit) for limit in found + [Limit(n, b, -1) for n, b in rules.get("at_least", {}).items()]]
-
-
 def marked(record: DuelRecord) -> Callable[[str], Markup]:
     """A filter that escapes a sentence and sets the names of scores apart in it."""
     names = {name for point in record.points for name in point.scores} | {record.choice.best}
@@ -177,29 +170,13 @@ class Album:
         real = "Held-out real images of the same classes as the samples beside them"
         found = [self.picture("real images", real, -1, record.real_samples)] if record.real_samples else []
         for index, contender in enumerate(record.contenders):
-            if name := self.headline(contender):
+            if name := record.headline(contender):
                 found.append(self.sample(index, name, name))
         return found
 
     def panels(self) -> list[Picture]:
         """The two that belong beside the decision: real images, and the chosen one's."""
         return [picture for picture in self.heads() if picture.uri and (picture.chosen or picture.index < 0)]
-
-    def headline(self, contender: Contender) -> str:
-        """The chosen point, or the best one that keeps the constraints, or the best one."""
-        choice, passing = self.record.choice, passing_names(self.record)
-        if choice.chosen is not None and choice.chosen.name in contender.samples:
-            return choice.chosen.name
-        measured = [p for p in contender.points if p.name in contender.samples and choice.best in p.scores]
-        measured = [p for p in measured if p.name in passing] or measured
-        if not measured:
-            return next(iter(contender.samples), "")
-        return min(measured, key=self.rank).name
-
-    def rank(self, point: Report) -> float:
-        """Smaller is better."""
-        estimate = point.scores[self.record.choice.best]
-        return -estimate.value if estimate.better == "higher" else estimate.value
 
     def dials(self) -> list[tuple[int, Contender, list[Picture]]]:
         """Every point of the contenders that have several."""
@@ -214,11 +191,9 @@ class Album:
     def neighbours(self) -> list[Picture]:
         """One sheet a contender: a row is a sample and the training images nearest to it."""
         return [
-            self.picture(
-                c.name, f"Samples of {c.name}, each with its nearest training images", i, c.neighbours
-            )
+            self.picture(shown, f"Samples of {shown}, each with its nearest training images", i, c.neighbours)
             for i, c in enumerate(self.record.contenders)
-            if c.neighbours
+            if c.neighbours and (shown := c.neighbours_of or c.name)
         ]
 
     def sample(self, index: int, name: str, title: str) -> Picture:

@@ -203,7 +203,7 @@ def drawn_curve(record: DuelRecord, curve: Sequence[Dot], x: Scale, y: Scale) ->
     """A contender's line, its intervals and its markers; hollow where a constraint is broken."""
     index = curve[0].index
     parts = [polyline([(x(d.x.value), y(d.y.value)) for d in curve], "curve")] if len(curve) > 1 else []
-    passing = passing_names(record)
+    passing = record.passing
     for dot in curve:
         at, up, name = x(dot.x.value), y(dot.y.value), dot.report.name
         told = f"{name}: {plain(dot.y)} at {plain(dot.x)} ms"
@@ -218,21 +218,6 @@ def drawn_curve(record: DuelRecord, curve: Sequence[Dot], x: Scale, y: Scale) ->
         ]
         parts.append(el("g", *inside))
     return el("g", *parts, class_=colour(index))
-
-
-def passing_names(record: DuelRecord) -> set[str]:
-    """Points that keep every constraint."""
-    sides = (("at_most", 1), ("at_least", -1))
-    rules = [
-        (name, bound, sign)
-        for side, sign in sides
-        for name, bound in record.choice.constraints.get(side, {}).items()
-    ]
-    return {
-        point.name
-        for point in record.points
-        if all(name in point.scores and sign * (point.scores[name].value - b) <= 0 for name, b, sign in rules)
-    }
 
 
 def drawn_labels(record: DuelRecord, curve: Sequence[Dot], x: Scale, y: Scale, labels: Labels) -> Markup:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from diptych.checking import made, need
-from diptych.choice import Choice
+from diptych.choice import Choice, Limit
 from diptych.privacy import cleaned
 from diptych.scores import Report
 
@@ -26,6 +26,7 @@ class Contender:
         default_factory=dict
     )  # point name -> PNG, the same seeds and labels for all
     neighbours: str = ""  # PNG: a row is a sample and its nearest training images
+    neighbours_of: str = ""  # the point that it was drawn at
     spent: Mapping[str, float] = field(default_factory=dict)  # images, seconds, flop
     failed: str = ""  # why, where it did
     weights_sha256: str = ""  # of the averaged weights at the end
@@ -79,3 +80,29 @@ class DuelRecord:
     def points(self) -> list[Report]:
         """Every report of every contender."""
         return [point for contender in self.contenders for point in contender.points]
+
+    @property
+    def passing(self) -> set[str]:
+        """Names of the points that keep every constraint."""
+        return {p.name for p in self.points if all(limit.excess(p) <= 0 for limit in self.limits)}
+
+    @property
+    def limits(self) -> list[Limit]:
+        """The constraints."""
+        sides, rules = (("at_most", 1), ("at_least", -1)), self.choice.constraints
+        return [Limit(*item, sign) for side, sign in sides for item in rules.get(side, {}).items()]
+
+    def headline(self, contender: Contender) -> str:
+        """The point that stands for a contender: the chosen one, else its best that keeps the constraints.
+
+        Where none keeps them its best, where none was measured the first, "" where it has none.
+        """
+        best, chosen = self.choice.best, self.choice.chosen
+        if chosen is not None and chosen.name in contender.samples:
+            return chosen.name
+        measured = [p for p in contender.points if p.name in contender.samples and best in p.scores]
+        measured = [p for p in measured if p.name in self.passing] or measured
+        if not measured:
+            return next(iter(contender.samples), "")
+        sign = -1 if measured[0].scores[best].better == "higher" else 1
+        return min(measured, key=lambda point: sign * point.scores[best].value).name

@@ -89,7 +89,7 @@ def tick(value: float) -> str:
     >>> tick(0.5), tick(20.0), tick(1500.0)
     ('0.5', '20', '1,500')
     """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}").replace("-", "−")
 
 
 def polyline(points: Sequence[tuple[float, float]], class_: str) -> Markup:

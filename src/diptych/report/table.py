@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from diptych.report.record import DuelRecord
 from diptych.scores import Estimate, Report, number
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)")
 ARROWS = {"lower": "↓", "higher": "↑", "neither": ""}
 
 
@@ -110,9 +112,37 @@ def column(points: Sequence[Report], name: str) -> Column:
         if unit
         else {0: "", 2: "millions", 3: "billions"}.get(power, PREFIXES[power])
     )
-    notes = tuple(dict.fromkeys(e.note for e in found if e.note and e.note != "exact"))
     n = f"{next(iter(sampled)):,}" if len(sampled) == 1 else ""
-    return Column(name, spelt, found[0].better, n, 1000.0**power, notes)
+    return Column(name, spelt, found[0].better, n, 1000.0**power, notes(points, name))
+
+
+def notes(points: Sequence[Report], name: str) -> tuple[str, ...]:
+    """How a score's intervals were made: one sentence for all points whose notes differ in numbers only.
+
+    Numbers that differ are told as the range that they lie in; sentences that differ, with the points.
+    """
+    alike: dict[str, dict[str, str]] = {}
+    for point in points:
+        note = point.scores[name].note if name in point.scores else ""
+        if note and note != "exact":
+            alike.setdefault(NUMBER.sub("#", note), {})[point.name] = note
+    told = {", ".join(group): ranged(list(group.values())) for group in alike.values()}
+    return tuple(told.values()) if len(told) == 1 else tuple(f"{who}: {note}" for who, note in told.items())
+
+
+def ranged(sentences: Sequence[str]) -> str:
+    """Sentences that differ in numbers only as one, with the range of each.
+
+    >>> ranged(["biased by 0.21, 2 sides", "biased by 1.5, 2 sides"])
+    'biased by 0.21 to 1.5, 2 sides'
+    """
+    places = iter(list(zip(*(NUMBER.findall(sentence) for sentence in sentences), strict=True)))
+
+    def span(_: re.Match[str]) -> str:
+        found = sorted(set(next(places)), key=lambda text: float(text.replace(",", "")))
+        return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+    return NUMBER.sub(span, sentences[0])
 
 
 def prefix(values: Sequence[float]) -> int:
@@ -141,5 +171,5 @@ def shown(estimate: Estimate, column: Column, best: bool = False) -> Cell:
 
 
 def figure(value: float) -> str:
-    """`number` with a true minus sign."""
-    return number(value).replace("-", "−") if not math.isnan(value) else "not a number"
+    """`number`, in words where it is none."""
+    return number(value) if not math.isnan(value) else "not a number"
