@@ -27,7 +27,7 @@ from diptych.adversarial.latent import LatentModel
 from diptych.agreement import compared
 from diptych.choice import choose
 from diptych.claims import claim, describe
-from diptych.cli.common import reports_in
+from diptych.cli.reports import reports_in
 from diptych.convert.official import convert
 from diptych.data import cache, decode, open_data
 from diptych.data.decode import Unreadable, open_image

@@ -11,7 +11,7 @@ import pytest
 
 from diptych.choice import Choice, choose
 from diptych.cli import run
-from diptych.cli.common import reports_of
+from diptych.cli.reports import reports_of
 from diptych.errors import NotComparable, RunError, WrongUse
 from diptych.scores import Estimate, Report, RulerCard
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from diptych.adversarial.latent import LatentOptions
+from diptych.adversarial.style import StyleOptions
+from diptych.cli import app
+from diptych.diffusion.model import DiffusionOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,6 +75,51 @@ def test_the_gan_of_the_guide_trains(tmp_path: Path) -> None:
     out = execute(code, tmp_path)
     assert "lecam" in out
     assert "r1_gradient" in out
+
+
+def test_the_exported_file_runs_without_diptych(tmp_path: Path) -> None:
+    """The snippet of "How it works": onnxruntime and numpy alone."""
+    train = (
+        "import diptych; "
+        "diptych.train('edm', 'digits', 'run', budget='64-images', width=8, batch=16, ticks=2); "
+        "diptych.export('run', 'edm.onnx', steps=2)"
+    )
+    execute(train, tmp_path)
+    code = python_block("docs/how-it-works.md")
+    assert "diptych" not in code
+    assert "(16, 1, 8, 8)" in execute(code, tmp_path)
+
+
+def test_the_spread_over_trainings(tmp_path: Path) -> None:
+    reports = [
+        {"recipe": recipe, "scores": {"fid": {"value": value}}}
+        for recipe, value in (("edm", 2.0), ("edm", 4.0), ("r3gan", 7.0), ("r3gan", 8.0))
+    ]
+    (tmp_path / "measured.json").write_text(json.dumps({"reports": reports}))
+    out = execute(python_block("docs/compare.md"), tmp_path)
+    assert "edm: fid 3 ± 1.4 over 2 trainings" in out
+    assert "r3gan: fid 7.5" in out
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `diptych ...` line of the documents, and which document it stands in."""
+    found = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in re.findall(r"```console\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+            joined = block.replace("\\\n", " ")
+            found += [(path.name, line[2:]) for line in joined.splitlines() if line.startswith("$ diptych ")]
+    return found
+
+
+@pytest.mark.parametrize(("document", "line"), commands())
+def test_commands_have_flags_that_there_are(document: str, line: str) -> None:
+    """As far as the parser can tell: verbs, recipes, flags and what kind of value they take."""
+    words = shlex.split(line, comments=True)[1:]
+    if "--out" not in words and words[0] == "train":
+        words += ["--out", "run"]
+    _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    known = {f.name for options in (DiffusionOptions, LatentOptions, StyleOptions) for f in fields(options)}
+    assert {name.replace("-", "_") for name in bound.arguments.get("options", {})} <= known, document
 
 
 def test_the_schedule_of_the_guide_to_diffusion(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def test_says_what_it_is(exported: tuple[DiffusionModel, Exported]) -> None:
     about = {entry.key: entry.value for entry in file.metadata_props}
     assert (about["name"], about["model"], about["classes"]) == ("little", "DiffusionModel", "3")
     assert json.loads(about["image_shape"]) == [3, 10, 12]
+    assert json.loads(about["class_names"]) == []  # nothing that was handed over says what they are called
     assert json.loads(about["options"])["guidance"] == 1.5
     assert (about["value_range"], about["diptych"]) == ("[-1, 1]", diptych.__version__)
     assert (file.producer_name, file.producer_version) == ("diptych", diptych.__version__)

@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # names are imported when they are first used: `import diptych` does not import torch
     from diptych import edit as edit
-    from diptych.api import average, choose, compare, duel, evaluate, export, load, sweep_averages, train
+    from diptych.api import (
+        average,
+        choose,
+        class_names,
+        compare,
+        duel,
+        evaluate,
+        export,
+        guide,
+        judge,
+        load,
+        sweep_averages,
+        sweep_option,
+        train,
+        tune_steps,
+    )
     from diptych.catalog import recipes
     from diptych.data import inspect, open_data
     from diptych.model import Condition, Model, Noise
@@ -25,23 +40,30 @@ __all__ = [
     "RulerCard",
     "average",
     "choose",
+    "class_names",
     "compare",
     "duel",
     "edit",
     "evaluate",
     "export",
+    "guide",
     "inspect",
+    "judge",
     "load",
     "open_data",
     "recipes",
     "sweep_averages",
+    "sweep_option",
     "train",
+    "tune_steps",
 ]
 
 _HOME = {
     **dict.fromkeys(
-        ("average", "choose", "compare", "duel", "evaluate", "export", "load", "sweep_averages", "train"),
-        "diptych.api",
+        ("average", "choose", "class_names", "compare", "duel", "evaluate", "export"), "diptych.api"
+    ),
+    **dict.fromkeys(
+        ("guide", "judge", "load", "sweep_averages", "sweep_option", "train", "tune_steps"), "diptych.api"
     ),
     **dict.fromkeys(("inspect", "open_data"), "diptych.data"),
     **dict.fromkeys(("Condition", "Model", "Noise"), "diptych.model"),

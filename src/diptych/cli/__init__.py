@@ -5,6 +5,8 @@ Each verb lives in a module of its own and is imported when it is called: --help
 
 from __future__ import annotations
 
+import inspect
+import io
 import os
 import sys
 import time
@@ -71,6 +73,8 @@ for place, (verb, line) in enumerate(VERBS.items()):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command line and exits with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names in a narrow encoding's place are \\u4e2d, no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
@@ -82,6 +86,8 @@ def run(arguments: list[str]) -> int:
     from diptych.errors import DiptychError
 
     try:
+        if {"--help", "-h"} & set(arguments) and arguments[0] in VERBS:
+            explain(arguments[0])
         app(arguments)
     except DiptychError as error:
         complain(error.message, error.hint)
@@ -97,6 +103,14 @@ def run(arguments: list[str]) -> int:
         complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return 1
     return 0
+
+
+def explain(verb: str) -> None:
+    """Gives a verb's own help all that its docstring says, paragraph by paragraph."""
+    command = app[verb]
+    if command.default_command is not None:
+        said = inspect.getdoc(command.default_command) or VERBS[verb]
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in said.split("\n\n"))
 
 
 def complain(message: str, hint: str = "") -> None:

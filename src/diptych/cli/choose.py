@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import RULES, AtLeast, AtMost, Json, pairs, reports_in, show
+from diptych.cli.common import RULES, AtLeast, AtMost, Json, pairs, show
+from diptych.cli.reports import reports_in
 
 
 def choose(

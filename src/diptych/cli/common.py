@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from diptych.errors import DiptychError, RunError, WrongUse
+from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from diptych.data.images import DataSet
     from diptych.model import Model
-    from diptych.scores import Report
 
 DATA = Group.create_ordered("Data")
 TRAINING = Group.create_ordered("Training")
@@ -56,26 +53,31 @@ class Ingest:
         int | None, Parameter(help="Height and width in pixels; needed where sizes are mixed.")
     ] = None
     fit: Annotated[
-        Literal["crop", "pad", "stretch"],
-        Parameter(help="How an image becomes square: antialiased in each case."),
-    ] = "crop"
+        Literal["crop", "pad", "stretch"] | None,
+        Parameter(help="How an image becomes square, antialiased in each case; by default crop."),
+    ] = None
     channels: Annotated[
         Literal[1, 3, 4] | None, Parameter(help="1 grey, 3 colour, 4 with alpha; else as found.")
     ] = None
-    held_out: Annotated[float | None, Parameter(help="Share (or number) of images kept for measuring.")] = (
-        None
-    )
+    held_out: Annotated[
+        float | None,
+        Parameter(
+            help="Share (or number) of images kept for measuring; by default the source's own test split, "
+            "else a fifth, at most 10,000."
+        ),
+    ] = None
     flip: Annotated[bool, Parameter(help="Mirror half of the images while training.")] = False
     attributes: Annotated[
         str | None,
-        Parameter(help="Numeric columns that models are told, in the place of classes: x,y or none."),
+        Parameter(help="Numeric columns that models are told, in the place of classes: x,y; none: neither."),
     ] = None
 
     def open(self, source: str) -> DataSet:
         """Reads the data set and says on stderr what was odd."""
         from diptych.data import open_data
 
-        data = open_data(source, **{f.name: getattr(self, f.name) for f in fields(self)})
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        data = open_data(source, **{**given, "fit": self.fit or "crop"})
         for incident in data.card.incidents[:10]:
             logging.getLogger("diptych").warning("%s: %s (%s)", incident.file, incident.what, incident.done)
         if len(data.card.incidents) > 10:
@@ -83,6 +85,20 @@ class Ingest:
                 "... and %d more: diptych data inspect", len(data.card.incidents) - 10
             )
         return data
+
+    def like(self, run: Path, model: Model) -> Ingest:
+        """The same, and where nothing is said as the run's own images were read."""
+        from diptych.runs import Run
+
+        channels, height, width = model.image_shape
+        recorded = Run(run).recipe.get("data", {}) if (run / "recipe.json").is_file() else {}
+        fit = recorded.get("arguments", {}).get("fit")
+        return replace(
+            self,
+            size=self.size or (height if height == width else None),
+            fit=self.fit or (fit if fit in ("crop", "pad", "stretch") else None),
+            channels=self.channels or cast(Literal[1, 3, 4], channels),
+        )
 
 
 @Parameter(name="*", group=TRAINING)
@@ -138,14 +154,21 @@ class Pace:
 Options = Annotated[
     str, Parameter(help="The model's own options: --steps 4, --guidance 2, --truncation 0.7.")
 ]
+GanOptions = Annotated[str, Parameter(help="The model's own options: --truncation 0.7.")]
+DiffusionOptions = Annotated[
+    str, Parameter(help="The model's own options: --steps 50, --sampler euler, --guidance 2.")
+]
 
 
 def say_on_stderr() -> None:
-    """Sends the package's log to stderr, plainly."""
-    from rich.console import Console
-    from rich.logging import RichHandler
+    """Sends the package's log to stderr, plainly: folded on a terminal, a line each in a file or a pipe."""
+    handler: logging.Handler = logging.StreamHandler()
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
 
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, show_level=False)
+        console = Console(stderr=True)
+        handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False)
     logger = logging.getLogger("diptych")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
@@ -171,38 +194,6 @@ def numbers(text: str) -> list[int]:
             raise WrongUse(f"{part} are too many at once", "ten million at most")
         found += range(int(first), int(last or first) + 1)
     return found
-
-
-def values(text: str, names: Sequence[str]) -> list[float]:
-    """From "0.3,1.7" or "y=1.7,x=0.3" to a number for each name. Raises WrongUse for anything else.
-
-    >>> values("y=1.7,x=0.3", ["x", "y"])
-    [0.3, 1.7]
-    """
-    hint = f"this model is told {', '.join(names)}: write {','.join(f'{name}=0' for name in names)}"
-    if not names:
-        raise WrongUse("this model is told no attributes", "it was trained without continuous labels")
-    parts = [part.rpartition("=") for part in text.split(",")]
-    given = [name.strip() for name, _, _ in parts]
-    order = list(names) if not any(given) else given
-    if len(parts) != len(names) or sorted(order) != sorted(names):
-        raise WrongUse(f"{text!r} is not a number for each attribute", hint)
-    try:
-        found = {name: float(number) for name, (_, _, number) in zip(order, parts, strict=True)}
-    except ValueError as error:
-        raise WrongUse(f"{text!r} is not a number for each attribute", hint) from error
-    return [found[name] for name in names]
-
-
-def asked(model: Model, label: int | None, attributes: str | None) -> Tensor | None:
-    """What --label and --attributes say: a class (), attributes (K,), or None."""
-    import torch
-
-    if attributes is not None:
-        if label is not None:
-            raise WrongUse("--label and --attributes were both given", "a model is told one of them")
-        return torch.tensor(values(attributes, model.attribute_names))
-    return None if label is None else torch.tensor(label)
 
 
 def pairs(texts: Iterable[str] | None) -> dict[str, float]:
@@ -256,60 +247,12 @@ def values_of(model: Model, options: Mapping[str, str]) -> dict[str, Any]:
     return {names[f]: typed(text, hints.get(names[f], str), names[f]) for f, text in options.items()}
 
 
-def reports_in(paths: Sequence[Path]) -> list[Report]:
-    """Every report of these runs, duels (their directories) or report files.
-
-    Raises DiptychError where there are none.
-    """
-    found: list[Report] = []
-    for path in paths:
-        files = sorted(path.glob("reports/*.json")) or sorted(path.glob("*/reports/*.json"))
-        if path.parent.name == "reports":  # of another ruler or reference
-            files = sorted(path.glob("*.json"))
-        files = files or [path]
-        reports = [report for file in files for report in reports_of(file)]
-        if path.is_dir() and not reports:
-            logging.getLogger("diptych").warning("%s has not been measured: diptych evaluate %s", path, path)
-        found += reports
-    if not found:
-        names = " ".join(map(str, paths))
-        raise DiptychError(f"nothing in {names} has been measured", f"diptych evaluate {names}")
-    return found
-
-
-def reports_of(file: Path) -> list[Report]:
-    """The reports in a .json file: one, those of `evaluate --out`, or those of a duel's report.json.
-
-    Raises RunError that names a damaged one.
-    """
-    from diptych.checking import need
-    from diptych.files import read_json
-    from diptych.scores import Report
-
-    if file.suffix != ".json" or not file.is_file():
-        return []
-    tree = read_json(file)
-    if not isinstance(tree, dict):
-        return []
-    listed: list[Any] = [tree] if "scores" in tree else []
-    try:
-        if "reports" in tree:
-            listed += need(tree, {"reports": Sequence[Any]}, "a list of reports")["reports"]
-        elif "contenders" in tree:
-            for one in need(tree, {"contenders": Sequence[Any]}, "a duel's record")["contenders"]:
-                points = {"points": [], **need(one, {}, "a contender")}  # one that failed may have none
-                listed += need(points, {"points": Sequence[Any]}, "a contender")["points"]
-        return [Report.from_json(one) for one in listed]
-    except RunError as error:
-        raise RunError(f"{file}: {error.message}", error.hint) from error
-
-
 def table(rows: list[list[str]], header: list[str]) -> None:
-    """A table on stdout, as wide as it needs to be where stdout is not a terminal."""
+    """A table on stdout, as wide as it needs to be where stdout is not a terminal: a row a line."""
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table(*header, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         drawn.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200).print(drawn)
+    Console(width=None if sys.stdout.isatty() else 100_000).print(drawn)

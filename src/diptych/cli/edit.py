@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from diptych.cli import VERBS
-from diptych.cli.common import Options, numbers
-from diptych.cli.edit_drawing import Drawing
+from diptych.cli.common import DiffusionOptions
+from diptych.cli.edit_drawing import Areas, Drawing, Frames, Wide
+from diptych.cli.labels import class_number
 from diptych.errors import WrongUse
 
 app = App(name="edit", help=VERBS["edit"])
@@ -20,7 +21,8 @@ LATENT = {  # these are a GAN's; help is given here, or their module would have 
     "direction": "Find directions of a GAN's latent space, and move images along them.\n\n"
     "One of --sefa 3, --jacobian 3, --from-labels DATA and --direction FILE. A row shows an image moved from "
     "-scale to +scale; those of each direction stand together. The directions are kept beside the picture as "
-    ".directions.npz, for --direction.",
+    ".directions.npz, for --direction. DATA is read as the run's own images were: --size, --fit and "
+    "--channels are for others.",
 }
 for latent, line in LATENT.items():
     app.command(f"diptych.cli.edit_latents:{latent}", name=latent, help=line)
@@ -48,7 +50,7 @@ def inpaint(
     resamplings: Resamplings = 10,
     jump: Jump = 0,
     draw: Drawing,
-    **options: Options,
+    **options: DiffusionOptions,
 ) -> None:
     """Make a part of an image anew, to go with the rest."""
     from diptych import edit
@@ -71,8 +73,8 @@ def outpaint(
     method: Method = "repaint",
     resamplings: Resamplings = 10,
     jump: Jump = 0,
-    draw: Drawing,
-    **options: Options,
+    draw: Wide,
+    **options: DiffusionOptions,
 ) -> None:
     """Continue an image beyond its edges. It may have any size; the canvas must hold one of the model's."""
     from diptych import edit
@@ -92,8 +94,8 @@ def panorama(
     height: Annotated[int, Parameter(help="Of the canvas, in pixels.")],
     width: Annotated[int, Parameter(help="Of the canvas, in pixels.")],
     overlap: Overlap = 0.5,
-    draw: Drawing,
-    **options: Options,
+    draw: Wide,
+    **options: DiffusionOptions,
 ) -> None:
     """New images larger than the model's own, from overlapping windows."""
     from diptych import edit
@@ -111,7 +113,7 @@ def vary(
     strength: Strength = 0.5,
     mask: Annotated[Path | None, Parameter(help="White where the image may change; else all of it.")] = None,
     draw: Drawing,
-    **options: Options,
+    **options: DiffusionOptions,
 ) -> None:
     """Images near a given one: noise on it, and down again (SDEdit)."""
     from diptych import edit
@@ -129,7 +131,7 @@ def stroke(
     strength: Strength = 0.7,
     mask: Annotated[Path | None, Parameter(help="White where strokes were painted over a photo.")] = None,
     draw: Drawing,
-    **options: Options,
+    **options: DiffusionOptions,
 ) -> None:
     """Make a painting real: SDEdit from coarse strokes, which takes more noise than a photo."""
     from diptych import edit
@@ -147,7 +149,7 @@ def colour(
     cells: Annotated[int, Parameter(help="A grid of so many by so many mean colours is followed.")] = 4,
     above: Annotated[float, Parameter(help="The noise level below which colours may drift.")] = 0.0,
     draw: Drawing,
-    **options: Options,
+    **options: DiffusionOptions,
 ) -> None:
     """New images in the colours of a picture, coarsely (ILVR)."""
     from diptych import edit
@@ -178,7 +180,7 @@ def restore(
         bool, Parameter(negative="", help="The photo is a whole one: do it to it first, to try this out.")
     ] = False,
     draw: Drawing,
-    **options: Options,
+    **options: DiffusionOptions,
 ) -> None:
     """Undo a loss of resolution, sharpness or colour: images that are consistent with what is left."""
     from diptych import edit
@@ -194,17 +196,20 @@ def regions(
     run: Run,
     *,
     map: Annotated[Path, Parameter(help="A picture of the model's size in flat greys, one for each area.")],
-    labels: Annotated[str, Parameter(help="A class for each grey, dark to light: 3,any,0.")],
+    labels: Annotated[
+        str, Parameter(help="A class for each grey, dark to light, by number or name: 3,any,0.")
+    ],
     feather: Annotated[float, Parameter(help="Pixels over which neighbouring areas mix.")] = 1.0,
-    draw: Drawing,
-    **options: Options,
+    draw: Areas,
+    **options: DiffusionOptions,
 ) -> None:
     """New images with another class in each area."""
     from diptych import edit
 
-    wanted = [None if part.strip() == "any" else numbers(part)[0] for part in labels.split(",")]
-    labelled = any(one is not None for one in wanted)
-    model, shared = draw.start(run, options, "fit", "label", reads=[map], labelled=labelled)
+    parts = [part.strip() for part in labels.split(",")]
+    without, labelled = ("fit", "label", "attributes"), any(part != "any" for part in parts)
+    model, shared = draw.start(run, options, *without, reads=[map], labelled=labelled)
+    wanted = [None if part == "any" else class_number(part, run, model) for part in parts]
     images = edit.regions(model, map, wanted, feather=feather, **shared)
     draw.finish("regions", images, map=map, labels=labels, feather=feather, options=options)
 
@@ -217,22 +222,23 @@ def interpolate(
     *,
     frames: Annotated[int, Parameter(help="From one to the other, both included.")] = 8,
     inversion_steps: Annotated[int, Parameter(help="From an image up to noise, and down again.")] = 50,
-    labels: Annotated[str | None, Parameter(help="Of the two, as 3,8; else any.")] = None,
-    draw: Drawing,
-    **options: Options,
+    labels: Annotated[str | None, Parameter(help="Of the two, by number or name: 3,8; else any.")] = None,
+    draw: Frames,
+    **options: Annotated[
+        str, Parameter(help="The model's own options: --guidance 2, which goes with --labels.")
+    ],
 ) -> None:
     """From one image to another through noise: up to it, along a great circle, and down."""
     from diptych import edit
     from diptych.diffusion.editing import check_heard
 
     check_heard(flag.replace("-", "_") for flag in options)
-    pair = None if labels is None else numbers(labels)
+    pair = None if labels is None else labels.split(",")
     if pair is not None and len(pair) != 2:
         raise WrongUse(f"--labels {labels} must be two classes", "of the first image and of the second: 3,8")
     ends = [int(end) if end.isdecimal() else Path(end) for end in (one, other)]
-    model, shared = draw.start(
-        run, options, "label", "seeds", reads=ends, labelled=pair is not None, frames=frames
-    )
-    both = None if pair is None else (pair[0], pair[1])
+    without = ("seeds", "label", "attributes")
+    model, shared = draw.start(run, options, *without, reads=ends, labelled=pair is not None, frames=frames)
+    both = None if pair is None else (class_number(pair[0], run, model), class_number(pair[1], run, model))
     images = edit.interpolate(model, *ends, frames=frames, steps=inversion_steps, labels=both, **shared)
     draw.finish("interpolate", images, one=one, other=other, labels=labels, options=options)

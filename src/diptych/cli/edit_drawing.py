@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.common import OUTPUT, Json, numbers, say_on_stderr, show, values, with_options
+from diptych.cli.common import OUTPUT, Json, numbers, say_on_stderr, show, with_options
+from diptych.cli.labels import class_number, values
 from diptych.cli.sample import SHEETS, is_folder, leave, spare
 from diptych.errors import WrongUse
 
@@ -32,7 +33,7 @@ class Drawing:
     seeds: Annotated[
         str | None, Parameter(help="0-3 or 1,5,9: the same seed is the same image. By default 0-3.")
     ] = None
-    label: Annotated[int | None, Parameter(help="A class; else any.")] = None
+    label: Annotated[str | None, Parameter(help="A class, by number or name; else any.")] = None
     attributes: Annotated[
         str | None, Parameter(help="Continuous labels, 0.3,1.7 or x=0.3,y=1.7; else any.")
     ] = None
@@ -52,7 +53,7 @@ class Drawing:
     ) -> tuple[Any, dict[str, Any]]:
         """The run's model with its options, and the arguments that functions of `diptych.edit` share.
 
-        without: flags that mean nothing here; reads: pictures that must not be written over; labelled:
+        without: flags that this edit does not have; reads: pictures that must not be written over; labelled:
         whether the edit has labels of its own; frames: how many images there will be, where seeds do not say.
         """
         from diptych.device import keep_buffers
@@ -61,16 +62,16 @@ class Drawing:
 
         say_on_stderr()
         keep_buffers()
+        for name in without:
+            if name in options:
+                raise WrongUse(f"--{name} means nothing to this edit", "leave it out")
         seeds = numbers(self.seeds or "0-3")
         self.check_out(range(frames) if frames else seeds, reads)
         found, changes = with_options(diffusion_of(load_model(run, self.device)), options)
         model = diffusion_of(found)
-        label: Any = self.label
+        label: Any = None if self.label is None else class_number(self.label, run, model)
         if self.attributes is not None:
             label = values(self.attributes, model.attribute_names)
-        for name, given in {"label": label, "fit": self.fit, "seeds": self.seeds}.items():
-            if name in without and given is not None:
-                raise WrongUse(f"--{name} means nothing to this edit", "leave it out")
         check_guidance(model, changes, labelled or label is not None)
         shared = {"label": label, "fit": self.fit, "batch": self.batch, "seeds": seeds}
         return model, {name: value for name, value in shared.items() if name not in without}
@@ -104,3 +105,36 @@ class Drawing:
             {"edit": edit, "out": str(self.out), "images": len(images), "shape": list(images.shape[1:])}
             | told
         )
+
+
+Unheard = Annotated[
+    str | None, Parameter(parse=False)
+]  # no flag of this edit, so that --help does not list it
+UnheardFit = Annotated[Literal["crop", "pad", "stretch"] | None, Parameter(parse=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Wide(Drawing):
+    """Of any size: there is nothing to fit."""
+
+    fit: UnheardFit = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Areas(Wide):
+    """With labels of its own, for each area."""
+
+    label: Unheard = None
+    attributes: Unheard = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Frames(Drawing):
+    """From one to another, which say the seeds, with labels of its own."""
+
+    seeds: Unheard = None
+    label: Unheard = None
+    attributes: Unheard = None

@@ -10,15 +10,15 @@ from cyclopts import Parameter
 
 from diptych.cli.common import (
     OUTPUT,
+    GanOptions,
     Ingest,
     Json,
-    Options,
-    asked,
     numbers,
     say_on_stderr,
     show,
     with_options,
 )
+from diptych.cli.labels import Attributes, Label, asked
 from diptych.cli.sample import SHEETS, spare
 from diptych.errors import WrongUse
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from diptych.adversarial.latent import GeneratorModel
 
 Run = Annotated[Path, Parameter(help="A run directory of a GAN.")]
-Label = Annotated[int | None, Parameter(help="One class for all; else seed modulo the number of classes.")]
-Attributes = Annotated[str | None, Parameter(help="Continuous labels for all: 0.3,1.7 or x=0.3,y=1.7.")]
 Layers = Annotated[
     str | None, Parameter(help="0-3 or 0,1,5: those that change, 0 is the coarsest; else all of them.")
 ]
@@ -38,7 +36,7 @@ Device = Annotated[str, Parameter(help="auto, cpu, cuda or mps.")]
 
 
 def opened(
-    run: Path, device: str, options: dict[str, str], label: int | None, attributes: str | None
+    run: Path, device: str, options: dict[str, str], label: str | None, attributes: str | None
 ) -> tuple[GeneratorModel, Tensor | None]:
     """The run's model with its options, and the label that is asked for."""
     from diptych.device import keep_buffers
@@ -49,7 +47,7 @@ def opened(
     keep_buffers()
     check_noise(options)
     model, _ = with_options(generator_of(load_model(run, device)), options)
-    return generator_of(model), asked(model, label, attributes)
+    return generator_of(model), asked(model, run, label, attributes)
 
 
 def check_name(out: Path, suffixes: tuple[str, ...]) -> None:
@@ -70,7 +68,7 @@ def mix(
     batch: Batch = 64,
     device: Device = "auto",
     as_json: Json = False,
-    **options: Options,
+    **options: GanOptions,
 ) -> None:
     """Style mixing: each row's image with each column's style in some layers; the sources on the edges.
 
@@ -124,13 +122,14 @@ def direction(
     device: Device = "auto",
     data: Ingest = Ingest(),
     as_json: Json = False,
-    **options: Options,
+    **options: GanOptions,
 ) -> None:
     """Find directions of latent space along which images change, and move images along them.
 
     One of --sefa 3, --jacobian 3, --from-labels DATA and --direction FILE. A row shows an image moved from
     -scale to +scale; those of each direction stand together. The directions are kept beside the picture as
-    .directions.npz, for --direction.
+    .directions.npz, for --direction. DATA is read as the run's own images were: --size, --fit and --channels
+    are for others.
     """
     from diptych import directions, labelled, pictures
     from diptych.cli.sample import refuse
@@ -159,7 +158,7 @@ def direction(
         found = directions.read_directions(direction, chosen)
     elif from_labels is not None:
         wanted = [name.strip() for name in labels.split(",")] if labels else []
-        known = data.open(from_labels).train
+        known = data.like(run, model).open(from_labels).train
         found = labelled.from_labels(model, known, wanted, chosen, label=told, n=samples, batch=batch)
     elif sefa is not None:
         found = directions.sefa(model, sefa, chosen)

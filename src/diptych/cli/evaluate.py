@@ -137,7 +137,7 @@ def keep(grading: Grading, reference: str) -> None:
     what that alone has measured of the same: other rulers, and a reference that is not the run's own held-out
     images, have folders of their own. A directory that cannot be written to is said, and is no error.
     """
-    from diptych.cli.common import reports_of
+    from diptych.cli.reports import reports_of
     from diptych.features.extractor import BUILTIN
     from diptych.files import expanded, write_json
     from diptych.scores import slug

@@ -23,6 +23,7 @@ def export(
 
     The model's own options are flags: --steps 4, --guidance 2, --truncation 0.7.
     """
+    from diptych.api import class_names
     from diptych.exporter import export as exported
     from diptych.runs import load_model
 
@@ -30,7 +31,7 @@ def export(
     if out.suffix != ".onnx":
         raise WrongUse(f"--out {out} is not an .onnx file", "--out model.onnx")
     model, _ = with_options(load_model(run, "cpu"), options)
-    result = exported(model, out)
+    result = exported(model, out, class_names=class_names(run))
     show({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}) if as_json else print(
         result
     )

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.common import OUTPUT, Json, Options, asked, say_on_stderr, show, with_options
+from diptych.cli.common import OUTPUT, Json, say_on_stderr, show, with_options
+from diptych.cli.labels import asked
 from diptych.cli.sample import spare
 from diptych.errors import DiptychError, WrongUse
 
@@ -35,7 +36,8 @@ def invert(
     candidates: Annotated[int, Parameter(help="Of which the search begins at the nearest.")] = 512,
     pixels: Annotated[float, Parameter(help="Weight of the pixels beside the perceptual distance.")] = 1.0,
     label: Annotated[
-        int | None, Parameter(help="The images' class; else the one of the nearest candidate.")
+        str | None,
+        Parameter(help="The images' class, by number or name; else the one of the nearest candidate."),
     ] = None,
     attributes: Annotated[
         str | None, Parameter(help="The images' continuous labels: 0.3,1.7 or x=0.3,y=1.7.")
@@ -49,12 +51,12 @@ def invert(
     ] = 16,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
-    **options: Options,
+    **options: Annotated[str, Parameter(help="The model's own options: --noise none, of a stylegan2.")],
 ) -> None:
     """Find the latents of a GAN whose images are nearest to given ones.
 
-    The images of the latents that it leaves: diptych sample RUN --latents OUT/latents.npz --out x.png. They
-    are edited with diptych edit direction RUN --latents OUT/latents.npz.
+    The images of the latents that it leaves: `diptych sample RUN --latents OUT/latents.npz --out x.png`. They
+    are edited with `diptych edit direction RUN --sefa 3 --latents OUT/latents.npz --out y.png`.
     """
     import torch
 
@@ -77,7 +79,7 @@ def invert(
     model, _ = with_options(generator_of(load_model(run, device)), options)
     how = inversion.InversionOptions(space, steps, lr, start, candidates, pixels, batch=batch)
     shown = torch.stack([picture(file, model.image_shape, fit) for file in files])
-    names, told = tuple(map(str, files)), asked(model, label, attributes)
+    names, told = tuple(map(str, files)), asked(model, run, label, attributes)
     watch = progress(len(files) * steps)
     found = inversion.invert(model, shown, label=told, options=how, names=names, watch=watch)
     write_points(out / "latents.npz", found.points, model)

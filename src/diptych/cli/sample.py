@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from diptych.cli.common import Json, Options, asked, numbers, say_on_stderr, show, with_options
+from diptych.cli.common import Json, Options, numbers, say_on_stderr, show, with_options
+from diptych.cli.labels import Attributes, Label, asked
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -89,13 +90,8 @@ def sample(
     latents: Annotated[
         Path | None, Parameter(help="Points that `diptych invert` left, in the place of seeds.")
     ] = None,
-    label: Annotated[
-        int | None, Parameter(help="One class for all; else seed modulo the number of classes.")
-    ] = None,
-    attributes: Annotated[
-        str | None,
-        Parameter(help="Continuous labels for all, 0.3,1.7 or x=0.3,y=1.7; else those of training images."),
-    ] = None,
+    label: Label = None,
+    attributes: Attributes = None,
     batch: Annotated[int, Parameter(help="Images drawn at once; changes nothing but speed and memory.")] = 64,
     exact: Annotated[
         bool,
@@ -142,7 +138,7 @@ def sample(
             raise WrongUse(f"{flag} is about the sampling of seeds, nothing else", "leave it out")
     with joined() as rank:
         model, changes = with_options(load_model(run, device), options)
-        told = asked(model, label, attributes)
+        told = asked(model, run, label, attributes)
         if compile:
             for network in model.networks():
                 network.compile()

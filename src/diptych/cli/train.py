@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -55,6 +56,20 @@ def scored(exam: Mapping[str, float]) -> str:
     return "  ".join(told.values())
 
 
+def each_alone(doc: str) -> str:
+    """A docstring in which arguments that are described together, `P_mean, P_std`, have the same text each.
+
+    >>> each_alone("a, b\\n    Of both.\\nc\\n    Alone.")
+    'a\\n    Of both.\\nb\\n    Of both.\\nc\\n    Alone.'
+    """
+
+    def parted(found: re.Match[str]) -> str:
+        indent, names, text = found.groups()
+        return "\n".join(f"{indent}{name}\n{text}" for name in names.split(", "))
+
+    return re.sub(r"^( *)(\w+(?:, \w+)+)\n((?:\1 +\S.*(?:\n(?=\1 +\S))?)+)", parted, doc, flags=re.M)
+
+
 def command(spec: RecipeSpec) -> Any:
     """A function whose signature is the recipe's flags and the training's."""
 
@@ -91,7 +106,7 @@ def command(spec: RecipeSpec) -> Any:
             if rank == 0:
                 tell(finished, as_json)
 
-    run.__name__, run.__doc__ = spec.name, spec.doc
+    run.__name__, run.__doc__ = spec.name, each_alone(spec.doc)
     flags = {
         name: Annotated[
             kind, Parameter(group=Group("Recipe", sort_key=0), negative="" if kind is bool else None)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, Options, numbers, say_on_stderr, show, table, with_options
+from diptych.cli.common import Json, numbers, say_on_stderr, show, table, with_options
 
 
 def tune_steps(
@@ -22,7 +22,7 @@ def tune_steps(
     batch: Annotated[int, Parameter(help="Images at once; less where memory is short.")] = 16,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Json = False,
-    **options: Options,
+    **options: Annotated[str, Parameter(help="The model's own options: --sampler dpm++2m, --guidance 2.")],
 ) -> None:
     """Find the noise levels that bring a few steps nearest to many, for this model and sampler.
 

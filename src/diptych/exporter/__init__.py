@@ -63,12 +63,14 @@ def export(
     uint8: bool = False,
     check: bool = True,
     batches: Sequence[int] = (1, 3, 8),
+    class_names: Sequence[str] = (),
 ) -> Exported:
     """Writes a model, its sampler unrolled, as one ONNX file of any batch size, once it is checked.
 
     Inputs are "noise" (or "noise_0", "noise_1" ...), standard normal float32 (batch, ...), and "label": int64
     (batch) where there are classes, float32 (batch, K) where there are attributes. The output is "image",
     (batch, C, H, W), float32 in about [-1, 1], or uint8 where asked for.
+    class_names: what the classes are called, for the file's metadata; as many as the model has, else none.
     The check runs the file in onnxruntime beside eager at each of `batches`; one that fails
     leaves no file. Raises WrongUse where the extra is not installed, where the model wants more than labels,
     RunError where the exporter or the check fails.
@@ -79,7 +81,7 @@ def export(
         raise WrongUse(f"a model that wants {', '.join(sorted(unknown))} cannot be exported yet")
     graph = Graph(folded(copy.deepcopy(model).cpu().eval().requires_grad_(False)), uint8).eval()
     traced = trace(graph)
-    describe(traced, graph, path.stem)
+    describe(traced, graph, path.stem, class_names)
     proto = serialized(traced)
     difference = largest_difference(proto, graph, batches) if check else None
     write(path, lambda temporary: _put(temporary, proto))
@@ -141,7 +143,7 @@ def trace(graph: Graph) -> ir.Model:
     return traced
 
 
-def describe(traced: ir.Model, graph: Graph, name: str) -> None:
+def describe(traced: ir.Model, graph: Graph, name: str, class_names: Sequence[str] = ()) -> None:
     """What a program that holds only the file needs to know, as the file's metadata."""
     model = graph.model
     traced.producer_name, traced.producer_version = "diptych", diptych.__version__
@@ -154,6 +156,7 @@ def describe(traced: ir.Model, graph: Graph, name: str) -> None:
             "model": type(model).__name__,
             "image_shape": json.dumps(model.image_shape),
             "classes": str(model.classes),
+            "class_names": json.dumps(list(class_names) if len(class_names) == model.classes else []),
             "attributes": json.dumps(model.attribute_names),
             "options": json.dumps(to_tree(model.options)),
             "value_range": "[0, 255]" if graph.uint8 else "[-1, 1]",
