@@ -234,7 +234,7 @@ def test_sizes_it_cannot_do() -> None:
         StyleGAN3Generator((3, 32, 32), layers=2)
     with pytest.raises(WrongUse, match="sampling rate"):
         StyleGAN3Generator((3, 32, 32), oversampling=1)
-    with pytest.raises(WrongUse, match="did you mean t"):
+    with pytest.raises(WrongUse, match="config is 'tt', not 't' or 'r'"):
         recipes()["stylegan3"](made_up().train, config="tt")
 
 

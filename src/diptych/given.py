@@ -31,6 +31,8 @@ def fitting(value: Any, kind: Any, name: str, default: Any) -> Any:
     value = plain(value)
     if type(value) is kind:  # how large a number may be is for others to say
         return value
+    if kind is bool and type(value) is int and value in (0, 1):
+        return bool(value)
     if said := misfit(value, kind, name, finite=False):
         raise WrongUse(said, f"the default is {name}={default!r}")
     return value

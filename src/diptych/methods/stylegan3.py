@@ -4,7 +4,7 @@ lazy R1; neither path length regularisation nor style mixing."""
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
-from diptych.errors import WrongUse, did_you_mean
+from diptych.errors import WrongUse
 from diptych.method import Clock
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.stylegan2 import share
@@ -98,10 +98,6 @@ def stylegan3(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
-    if config not in get_args(Config):
-        raise WrongUse(
-            f"there is no configuration {config!r} of StyleGAN3", did_you_mean(config, list(get_args(Config)))
-        )
     if not blur < math.inf:
         raise WrongUse(f"blur is a number of pixels, not {blur}", "below 0: by the configuration")
     shape, side, turns = data.shape, max(data.shape[1:]), config == "r"
