@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LEAST = 2**15  # values from which it pays: the sums are a dozen operations, of which each call takes its time
 FEW = 1024  # pixels below which torch's group norm on the CPU walks channels-last memory group by group
 
 
@@ -31,6 +32,7 @@ def walks_badly(x: Tensor) -> bool:
         and x.shape[2] * x.shape[3] < FEW
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and x.numel() >= LEAST
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 
