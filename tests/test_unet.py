@@ -58,7 +58,10 @@ def test_norm_silu_is_its_formula(graded: bool, modulated: bool) -> None:
 
 
 def test_a_large_mean_costs_few_digits() -> None:
-    norm, x = nn.GroupNorm(2, 8), 1000 + torch.randn(256, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    norm, x = (
+        nn.GroupNorm(2, 8),
+        1000 + torch.randn(256, 8, 4, 4).contiguous(memory_format=torch.channels_last),
+    )
     with torch.no_grad():
         found = norm_silu(x, norm)
         expected = F.silu(F.group_norm(x.double(), 2))
