@@ -30,9 +30,9 @@ from diptych.alarms.verdict import ALARM, Verdict
 from diptych.alarms.watchman import Watchman
 from diptych.features.extractor import extractor
 from diptych.features.store import content, seen
+from diptych.measuring.planted import blur
 from diptych.method import Clock
 from diptych.metrics.intervals import wilson
-from diptych.planted import blur
 from paired import finish, parser, table
 
 EXAMS, IMAGES = 6, 10_000

@@ -16,8 +16,8 @@ import torch
 
 from diptych.data import open_whole
 from diptych.data.images import DataCard, DataSet, Images
-from diptych.evaluation import measured
 from diptych.exam import Exam
+from diptych.measuring.evaluation import measured
 from diptych.scores import Estimate, number
 from paired import finish, parser, table
 

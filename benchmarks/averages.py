@@ -24,16 +24,16 @@ import numpy as np
 import torch
 
 from diptych import catalog
-from diptych.averages import Averages, stored
 from diptych.data import open_data
 from diptych.data.images import Images
-from diptych.device import keep_buffers
-from diptych.files import write_json, write_text
-from diptych.loop import train
-from diptych.profile_sweep import sweep_averages
+from diptych.measuring.profile_sweep import sweep_averages
+from diptych.measuring.sweep import steps_between
 from diptych.report.lines import Line, Panel, Point, figure
-from diptych.sweep import steps_between
-from diptych.training import Settings, Training
+from diptych.system.device import keep_buffers
+from diptych.system.files import write_json, write_text
+from diptych.training.averages import Averages, stored
+from diptych.training.loop import train
+from diptych.training.state import Settings, Training
 from paired import interleaved, machine, ratio
 from paired import table as printed
 

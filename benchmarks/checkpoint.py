@@ -26,8 +26,8 @@ from torch import Tensor
 
 from diptych import catalog
 from diptych.data.images import Images
-from diptych.files import read_state, write_state
-from diptych.training import Settings, Training
+from diptych.system.files import read_state, write_state
+from diptych.training.state import Settings, Training
 from paired import Seconds, finish, interleaved, parser, ratio, shown, table
 
 

@@ -23,7 +23,7 @@ from diptych.data.images import Images
 from diptych.method import Batch
 from diptych.metrics.intervals import wilson
 from diptych.model import Condition, from_uint8
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 from paired import finish, parser, table
 
 ASKED, DRAWS, REPEATS = 64, 20, 3

@@ -29,9 +29,9 @@ import sets
 from damage_figure import FIGURE, draw
 from diptych.api import compare
 from diptych.data.images import Images
-from diptych.evaluation import measured, metrics_named
 from diptych.exam import Exam
-from diptych.planted import DAMAGES, drop_modes, invent_modes
+from diptych.measuring.evaluation import measured, metrics_named
+from diptych.measuring.planted import DAMAGES, drop_modes, invent_modes
 from diptych.scores import Estimate, number
 from paired import finish, parser, table
 

@@ -2,8 +2,8 @@
 
     python benchmarks/differences.py [--repetitions 200] [--dims 32 192] [--n 500 2000] [--jobs 2]
 
-The paired test of diptych.comparison beside what comparing intervals by overlap says. Where nothing is
-planted, both models are draws of one distribution, and 5 % is right. What is planted: the second model's
+The paired test of diptych.measuring.comparison beside what comparing intervals by overlap says. Where nothing
+is planted, both models are draws of one distribution, and 5 % is right. What is planted: the second model's
 features are larger by that share of themselves, so too varied.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from diptych.comparison import difference
+from diptych.measuring.comparison import difference
 from diptych.metrics.intervals import wilson
 from diptych.scores import Report, RulerCard
 from drawn import scenes

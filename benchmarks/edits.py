@@ -26,15 +26,15 @@ from torch import Tensor
 import diptych
 from diptych import edit, pictures
 from diptych.data.images import Images
-from diptych.device import keep_buffers
 from diptych.diffusion.editing import Bicubic, Blur, Grey, Masked, Operator, Pooling, diffusion_of, wide
 from diptych.diffusion.model import DiffusionModel
 from diptych.edit import degraded
-from diptych.files import write_json, write_text
-from diptych.machine import machine
+from diptych.measuring.reference import open_reference
+from diptych.measuring.subject import open_subject
 from diptych.model import from_uint8, to_uint8
-from diptych.reference import open_reference
-from diptych.subject import open_subject
+from diptych.system.device import keep_buffers
+from diptych.system.files import write_json, write_text
+from diptych.system.machine import machine
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">

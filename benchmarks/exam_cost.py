@@ -21,10 +21,10 @@ import torch
 
 from diptych import catalog
 from diptych.data import open_data
-from diptych.loop import train
+from diptych.measuring.quick import QuickExam
 from diptych.model import Model
-from diptych.quick import QuickExam
-from diptych.training import Settings
+from diptych.training.loop import train
+from diptych.training.state import Settings
 from paired import finish, parser, table
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import sets
-from diptych.evaluation import measured
 from diptych.exam import Exam
+from diptych.measuring.evaluation import measured
 from diptych.scores import number
 from paired import finish, parser, table
 

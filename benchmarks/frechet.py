@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.device import keep_buffers
 from diptych.metrics.fid import frechet, frechet_distance
 from diptych.metrics.fid_infinity import extrapolated
 from diptych.metrics.kid import kernel_distance, kernel_distance_subsets
 from diptych.metrics.mind import monge_distance
 from diptych.metrics.moments import Moments
+from diptych.system.device import keep_buffers
 from paired import finish, interleaved, parser, ratio, shown, table
 
 Way = Callable[[], float]

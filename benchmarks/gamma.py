@@ -17,11 +17,11 @@ from diptych.adversarial.gamma import Gamma, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.penalties import r1
 from diptych.data.images import Images
-from diptych.files import write_text
 from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.r3gan import falling, lr_scale
 from diptych.networks.r3gan import R3Critic, R3Generator
 from diptych.recipe import Recipe, recipe
+from diptych.system.files import write_text
 from small_sets import Job, add_flags, begin, done, mean, score
 
 GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)

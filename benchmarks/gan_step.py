@@ -20,9 +20,9 @@ import torch
 
 from diptych import catalog
 from diptych.data.images import Images
-from diptych.device import keep_buffers
-from diptych.probe import FlopCounter
-from diptych.training import Settings, Training
+from diptych.system.device import keep_buffers
+from diptych.training.probe import FlopCounter
+from diptych.training.state import Settings, Training
 from paired import finish, interleaved, parser, ratio, shown, table
 
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {

@@ -4,11 +4,11 @@
 
 The usual form inserts zeros and multiplies them, modulates weights for each image and convolves with a group
 for each (tests/usual_operations.py). It is timed twice: as programs run it, where the C library gives large
-buffers back and page-faults them in again, and with `diptych.device.keep_buffers`, which leaves operations
-and memory formats alone. Seconds are the processor's, of one thread. Compared as well, as the largest
-difference over the largest value: the images that are timed, and, in float64 at 32 pixels, the derivatives of
-the squared norm of the slope of images in their styles or latents. Exits with 1 where they are more than 1e-3
-and 1e-8 apart.
+buffers back and page-faults them in again, and with `diptych.system.device.keep_buffers`, which leaves
+operations and memory formats alone. Seconds are the processor's, of one thread. Compared as well, as the
+largest difference over the largest value: the images that are timed, and, in float64 at 32 pixels, the
+derivatives of the squared norm of the slope of images in their styles or latents. Exits with 1 where they are
+more than 1e-3 and 1e-8 apart.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from paired import finish, interleaved, parser, ratio, shown, table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from diptych.device import keep_buffers  # noqa: E402
 from diptych.networks.r3gan import R3Generator  # noqa: E402
 from diptych.networks.stylegan2 import StyleGAN2Generator  # noqa: E402
 from diptych.networks.stylegan3 import StyleGAN3Generator  # noqa: E402
+from diptych.system.device import keep_buffers  # noqa: E402
 from usual_operations import usual_form  # noqa: E402
 
 FFHQ = (768, 768, 768, 768, 384, 192, 96)  # R3GAN's channels from 4 to 256 pixels

@@ -16,11 +16,11 @@ from torch import Tensor
 
 import diptych
 from diptych import pictures
-from diptych.device import keep_buffers
 from diptych.diffusion.denoiser import Denoiser, Wrapper, each
 from diptych.diffusion.editing import diffusion_of
 from diptych.diffusion.model import DiffusionModel
 from diptych.model import Condition, to_uint8
+from diptych.system.device import keep_buffers
 
 ROWS = 4  # of the sheet of samples
 STEPS = (2, 3, 4, 6, 10, 20)  # of the few-steps comparison

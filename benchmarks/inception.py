@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diptych.device import keep_buffers
 from diptych.features._inception_net import SIZE, random_weights
 from diptych.features._resize import tf1_bilinear
 from diptych.features.inception import Inception
+from diptych.system.device import keep_buffers
 from paired import Seconds, finish, interleaved, let_torchvision_load, parser, ratio, shown, table
 
 

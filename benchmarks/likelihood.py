@@ -24,10 +24,10 @@ from diptych.data.images import DataSet
 from diptych.diffusion.bound import Bound
 from diptych.diffusion.model import DiffusionModel
 from diptych.exam import shuffle
-from diptych.files import write_json
+from diptych.measuring.reference import open_all
 from diptych.metrics.bits_per_dim import bits_of
 from diptych.model import Condition, from_uint8
-from diptych.reference import open_all
+from diptych.system.files import write_json
 from paired import machine, table
 
 HEAD = ["run", "images", "ODE", "bound", "prior", "steps", "levels", "calls", "s an image"]

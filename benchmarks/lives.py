@@ -14,16 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych import averages, loop, pictures
+from diptych import pictures
 from diptych.alarms.verdict import BEYOND, OK
 from diptych.checkpoints import Checkpoints
-from diptych.loop import Loop
+from diptych.measuring.quick import QuickExam
 from diptych.method import Clock
 from diptych.model import Model
-from diptych.quick import QuickExam
-from diptych.reactions import Reactions
-from diptych.track import ALARM
-from diptych.training import Training
+from diptych.training import averages, loop
+from diptych.training.loop import Loop
+from diptych.training.reactions import Reactions
+from diptych.training.state import Training
+from diptych.training.track import ALARM
 
 # what comes before the first step, the step, what a tick consists of, and all that lies between these
 STAGES = (

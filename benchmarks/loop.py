@@ -23,12 +23,12 @@ import torch
 
 from diptych import catalog
 from diptych.data.images import Images
-from diptych.device import keep_buffers
-from diptych.loop import Loop
 from diptych.method import Clock
 from diptych.recipe import Recipe
 from diptych.runs import Run
-from diptych.training import Settings, Training
+from diptych.system.device import keep_buffers
+from diptych.training.loop import Loop
+from diptych.training.state import Settings, Training
 from paired import finish, interleaved, parser, ratio, shown, table
 
 BATCH = 64

@@ -22,8 +22,8 @@ import torch
 import modes_points
 import modes_stacked
 from diptych import catalog
-from diptych.files import write_json, write_text
 from diptych.methods.adversarial import Adversarial
+from diptych.system.files import write_json, write_text
 from small_sets import ROOT
 
 TASKS = ("grid", "ring", "digits", "mnist")

@@ -21,7 +21,7 @@ from diptych.model import Batch, Condition, Noise
 from diptych.networks.mlp import MLPCritic, MLPDenoiser, MLPGenerator
 from diptych.networks.spectral import SpectralNorm
 from diptych.recipe import Recipe
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 N = 2500  # samples that are counted, as in VEEGAN and PacGAN
 BATCH = 128

@@ -17,11 +17,11 @@ from diptych import catalog
 from diptych.data import open_data
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import Diverged
-from diptych.files import read_tensors, write_tensors
-from diptych.loop import train
 from diptych.model import from_uint8
 from diptych.runs import Run
-from diptych.training import Settings
+from diptych.system.files import read_tensors, write_tensors
+from diptych.training.loop import train
+from diptych.training.state import Settings
 from modes_points import kl_to_uniform
 
 N = 25_600  # samples that are counted

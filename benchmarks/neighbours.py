@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.device import keep_buffers
 from diptych.metrics.manifolds import Shares, shares
 from diptych.metrics.speed import reset_peak, resident
+from diptych.system.device import keep_buffers
 from paired import finish, interleaved, let_torchvision_load, parser, ratio, shown, table
 
 PEERS = ("prdc", "torch-fidelity")

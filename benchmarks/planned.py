@@ -62,9 +62,9 @@ import json, sys, time
 from pathlib import Path
 from diptych import catalog
 from diptych.data import open_data
-from diptych.forecast import forecast
-from diptych.quick import QuickExam
-from diptych.training import Settings
+from diptych.training.forecast import forecast
+from diptych.measuring.quick import QuickExam
+from diptych.training.state import Settings
 
 recipe, data, arguments, out, budget = json.loads(sys.argv[1])
 images, settings = open_data(data), Settings(budget=budget, device="cpu")

@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from diptych import catalog, fsdp, parallel
+from diptych import catalog
 from diptych.data.images import Images
-from diptych.device import keep_buffers
-from diptych.training import Settings, Training
+from diptych.system import parallel
+from diptych.system.device import keep_buffers
+from diptych.training import fsdp
+from diptych.training.state import Settings, Training
 from paired import finish, interleaved, parser, table
 
 TOTAL = 10**9  # images: the end of the schedule is never reached

@@ -18,12 +18,13 @@ import diptych
 from diptych import catalog, pictures
 from diptych.data import open_data
 from diptych.data.images import DataSet
-from diptych.files import write_json, write_text
-from diptych.loop import Settings, plan
+from diptych.measuring.sweep import Sweep, sweep
 from diptych.report.lines import Line, Panel, Point, figure
 from diptych.runs import Run, load_model
 from diptych.scores import Estimate, Report
-from diptych.sweep import Sweep, sweep
+from diptych.system.files import write_json, write_text
+from diptych.training.loop import plan
+from diptych.training.state import Settings
 
 STEPS = (5, 10, 20, 50)
 SCORES = ("fid", "kid", "precision", "recall", "coverage")

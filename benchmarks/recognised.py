@@ -18,8 +18,8 @@ from sklearn.svm import SVC
 from diptych.contest import point_name, slug
 from diptych.data import open_data
 from diptych.data.images import Images
-from diptych.files import read_json
 from diptych.runs import open_run
+from diptych.system.files import read_json
 
 
 def vectors(pixels: np.ndarray) -> np.ndarray:

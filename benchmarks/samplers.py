@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych.device import keep_buffers
 from diptych.diffusion.denoiser import Denoiser
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.samplers.grids import trailing
 from diptych.diffusion.schedules import Discrete
 from diptych.diffusion.sight import Sight
 from diptych.model import Condition, Noise
+from diptych.system.device import keep_buffers
 from paired import finish, interleaved, parser, ratio, shown, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,8 +124,8 @@ def outside_the_network(args: argparse.Namespace) -> dict[str, Any]:
 
 def plot(args: argparse.Namespace) -> None:
     """The ruler's fid over steps, a panel a run, a line a sampler."""
+    from diptych.measuring.sweep import point, sweep
     from diptych.report.lines import Line, Panel, figure
-    from diptych.sweep import point, sweep
 
     panels = []
     for run in args.plot:

@@ -22,12 +22,12 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from diffusers.utils import logging
 from torch import Tensor, nn
 
-from diptych.device import keep_buffers
 from diptych.diffusion.denoiser import ScheduleDenoiser
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.schedules import Discrete
 from diptych.model import Noise
 from diptych.networks.unet import UNet
+from diptych.system.device import keep_buffers
 from paired import Seconds, Way, apart, finish, interleaved, parser, per_flop, ratio, shown, table
 
 SAMPLERS = {

@@ -24,10 +24,10 @@ from diptych import pictures
 from diptych.cli.duel import entry
 from diptych.data import open_data
 from diptych.data.images import DataSet
-from diptych.files import write_json, write_text
 from diptych.report.lines import Line, Panel, Point, figure
 from diptych.runs import Run, load_model
 from diptych.scores import Estimate, Report
+from diptych.system.files import write_json, write_text
 
 RECIPES = "stylegan2,stylegan2:augment=ada,stylegan2:augment=diffaugment,edm,edm:augment=0.12"
 METRICS = ("fid", "kid", "density_coverage", "copying")

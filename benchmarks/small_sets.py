@@ -17,13 +17,13 @@ from diptych import catalog
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, WrongUse
-from diptych.evaluation import measured
 from diptych.exam import Exam
-from diptych.files import write_json
-from diptych.loop import train
+from diptych.measuring.evaluation import measured
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run
-from diptych.training import Settings
+from diptych.system.files import write_json
+from diptych.training.loop import train
+from diptych.training.state import Settings
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = ("digits", "shapes", "fashion")

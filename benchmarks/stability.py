@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diptych.files import write_text
+from diptych.system.files import write_text
 from modes import gans
 from small_sets import Job, add_flags, begin, done, mean, score
 

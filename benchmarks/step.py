@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from diptych import catalog
 from diptych.data.images import Images
-from diptych.device import keep_buffers
 from diptych.method import adam
 from diptych.networks.unet import UNet
-from diptych.training import Settings, Training
+from diptych.system.device import keep_buffers
+from diptych.training.state import Settings, Training
 from paired import Way, apart, finish, interleaved, parser, per_flop, ratio, shown, table
 
 SIZE = 32  # pixels

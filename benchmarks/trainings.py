@@ -25,7 +25,7 @@ from diptych.data import open_data
 from diptych.method import Clock
 from diptych.metrics.intervals import wilson
 from diptych.runs import Run
-from diptych.training import Training
+from diptych.training.state import Training
 from paired import finish, parser, table
 from small_data import first
 

@@ -29,10 +29,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from diptych.data.builtin import digits
-from diptych.device import keep_buffers
 from diptych.features.extractor import Extractor, extractor
+from diptych.measuring.planted import DAMAGES, drop_modes, invent_modes
 from diptych.metrics.fid import frechet_distance
-from diptych.planted import DAMAGES, drop_modes, invent_modes
+from diptych.system.device import keep_buffers
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0)
 SIDES = {"flowers": 64, "caltech_photos": 64, "dreambooth_subjects": 64}  # of sets that have larger images

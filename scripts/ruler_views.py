@@ -10,7 +10,7 @@ from ruler_data import Source, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from diptych.planted import DAMAGES
+from diptych.measuring.planted import DAMAGES
 
 KINDS = tuple(DAMAGES)
 # canvas: how often it is drawn, images in a batch

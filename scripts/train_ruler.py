@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from diptych.device import keep_buffers
 from diptych.features.diptych_1 import DIM, MAPS, STATISTICS, WIDTHS, Network, canvas, statistics
 from diptych.features.extractor import to_rgb
+from diptych.system.device import keep_buffers
 
 TEMPERATURE = 0.2
 WEIGHTS = {"class": 1.0, "instance": 0.5, "kind": 0.5, "strength": 2.0, "decorrelation": 0.1}

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 import doors
-from diptych.agreement import samples_differ, sheets_of
 from diptych.convert.official import convert
 from diptych.data import open_data
-from diptych.files import read_json, read_tensors
 from diptych.runs import load_model
+from diptych.system.files import read_json, read_tensors
+from diptych.training.agreement import samples_differ, sheets_of
 
 Bomb = tuple[Callable[[Path], object], Callable[[Path], object]]
 ZEROS = 480 << 20  # bytes: a bomb that stays below what a small file may unpack to

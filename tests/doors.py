@@ -24,9 +24,7 @@ import official
 from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.latent import LatentModel
-from diptych.agreement import compared
 from diptych.choice import choose
-from diptych.claims import claim, describe
 from diptych.cli.reports import reports_in
 from diptych.convert.official import convert
 from diptych.data import cache, decode, open_data
@@ -34,22 +32,24 @@ from diptych.data.decode import Unreadable, open_image
 from diptych.data.images import DataSet
 from diptych.diffusion.denoiser import EDMDenoiser
 from diptych.diffusion.model import DiffusionModel
-from diptych.directions import read_directions
 from diptych.errors import DataError
 from diptych.features._weights import read_weights
-from diptych.files import read_json, read_state, read_tensors, write_json, write_state
-from diptych.latents import read_points
-from diptych.loop import build, train
+from diptych.latent.directions import read_directions
+from diptych.latent.points import read_points
+from diptych.measuring.subject import open_subject
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.unet import UNet
 from diptych.pretrained import trusted_index
 from diptych.report.record import DuelRecord
-from diptych.rerun import circumstances, repeatable, settings_of
-from diptych.resumption import take_up
 from diptych.runs import Run, load_model, open_run, save_model
 from diptych.scores import Estimate, Report, RulerCard
-from diptych.subject import open_subject
-from diptych.training import Settings
+from diptych.system.files import read_json, read_state, read_tensors, write_json, write_state
+from diptych.training.agreement import compared
+from diptych.training.claims import claim, describe
+from diptych.training.loop import build, train
+from diptych.training.rerun import circumstances, repeatable, settings_of
+from diptych.training.resumption import take_up
+from diptych.training.state import Settings
 from mutations import Mutator
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 12, 12, 3), dtype=np.uint8)

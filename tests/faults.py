@@ -25,13 +25,13 @@ import torch
 from conftest import made_up, newest
 from diptych import catalog
 from diptych.errors import RunError
-from diptych.files import is_temporary, read_tensors
-from diptych.loop import train
 from diptych.method import Clock, Method
 from diptych.model import Model
-from diptych.probe import Plan
 from diptych.runs import Run
-from diptych.training import Settings
+from diptych.system.files import is_temporary, read_tensors
+from diptych.training.loop import train
+from diptych.training.probe import Plan
+from diptych.training.state import Settings
 
 GAN = catalog.recipe("dcgan")
 SMALL = {**GAN.small, "augment": "ada"}

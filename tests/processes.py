@@ -24,18 +24,20 @@ import torch
 from conftest import made_up
 from diptych import catalog
 from diptych.alarms.learning import FEWEST
-from diptych.loop import train
-from diptych.parallel import joined
-from diptych.probe import Plan
-from diptych.quick import QuickExam
+from diptych.measuring.quick import QuickExam
 from diptych.runs import Run
-from diptych.training import Settings
+from diptych.system.parallel import joined
+from diptych.training.loop import train
+from diptych.training.probe import Plan
+from diptych.training.state import Settings
 
 EXPECTED = Plan(24, 1.0, 24.0, 1.0, 1.0, 1.0, 1)  # in the place of a probe, which takes longer than training
 SETTINGS = Settings("24-images", ticks=1, snapshots=0, device="cpu", seed=3)
 EXAMINED = ("edm2", "r3gan")
 STARTER = multiprocessing.get_context("forkserver")  # it imports torch once, and its children not at all
-STARTER.set_forkserver_preload(["diptych.loop", "diptych.quick", "diptych.catalog", "torch._dynamo"])
+STARTER.set_forkserver_preload(
+    ["diptych.training.loop", "diptych.measuring.quick", "diptych.catalog", "torch._dynamo"]
+)
 
 
 def trained(

@@ -31,7 +31,7 @@ from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Condition
 from diptych.methods.adversarial import Adversarial, told
 from diptych.recipe import Recipe
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 SHAPE = (2, 2, 3)
 SIZE = math.prod(SHAPE)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from diptych.agreement import lines_differ, samples_differ, sheets_of
 from diptych.errors import RunError
+from diptych.training.agreement import lines_differ, samples_differ, sheets_of
 
 
 def test_the_first_line_that_differs() -> None:

@@ -19,13 +19,13 @@ from diptych.alarms.statistics import BY_NAME, Reference
 from diptych.alarms.verdict import ALARM, BEYOND, OK, Verdict
 from diptych.data import open_data
 from diptych.data.images import DataSet
-from diptych.evaluation import measured
 from diptych.exam import Exam
-from diptych.judging import judge
+from diptych.measuring.evaluation import measured
+from diptych.measuring.judging import judge
+from diptych.measuring.planted import blur, drop_modes
+from diptych.measuring.quick import QuickExam
 from diptych.method import Clock
 from diptych.model import Condition, Model, Noise, from_uint8
-from diptych.planted import blur, drop_modes
-from diptych.quick import QuickExam
 
 TOTAL = 10_000
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from diptych.cli import run as command_line
-from diptych.judging import judge
-from diptych.provenance import tensors_sha256
+from diptych.measuring.judging import judge
 from diptych.runs import Run
+from diptych.system.provenance import tensors_sha256
 
 FLAGS = ["--width", "16", "--budget", "128-images", "--ticks", "1", "--exam", "64", "--device", "cpu"]
 

@@ -18,11 +18,11 @@ from diptych.alarms.observer import known_scores
 from diptych.alarms.progress import divergence, overtraining, student, student_cdf
 from diptych.alarms.verdict import ALARM, BEYOND, OK
 from diptych.data import open_data
-from diptych.loop import build
 from diptych.method import Clock
 from diptych.model import from_uint8
 from diptych.runs import best_of
-from diptych.training import Settings
+from diptych.training.loop import build
+from diptych.training.state import Settings
 
 LEVEL = 0.05
 

@@ -22,14 +22,14 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.errors import DataError, WrongUse
 from diptych.exam import Exam, shuffle
 from diptych.exporter import export
-from diptych.loop import train
 from diptych.methods.denoising import in_units
 from diptych.model import Condition, Noise
 from diptych.networks.labels import Attributed
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
 from diptych.saveable import from_tree, to_tree
-from diptych.training import Settings
+from diptych.training.loop import train
+from diptych.training.state import Settings
 
 NAMES = ("brightness", "year")
 

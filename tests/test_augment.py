@@ -24,12 +24,12 @@ from diptych.adversarial.augment.stacks import Change
 from diptych.adversarial.augment.warp import Look, warp
 from diptych.adversarial.augment.wavelets import SYM2, SYM6, bands
 from diptych.errors import WrongUse
-from diptych.files import read_state, write_state
 from diptych.method import Clock
 from diptych.methods.augmented import NonLeaking
 from diptych.model import Noise
 from diptych.saveable import from_tree, to_tree
-from diptych.training import Settings, Training
+from diptych.system.files import read_state, write_state
+from diptych.training.state import Settings, Training
 
 
 @pytest.fixture(autouse=True)

@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 from conftest import made_up
 from diptych import catalog
-from diptych.averages import FOLDER, Averages, Stored, due, forget_after, stored
 from diptych.cli import run as command
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_json, read_tensors, write_json, write_tensors
-from diptych.grading import grade
-from diptych.loop import train as trained
+from diptych.measuring.grading import grade
+from diptych.measuring.profile_sweep import sweep_averages
 from diptych.model import Condition, Noise
 from diptych.networks.resgan import ResGenerator
-from diptych.posthoc import Stock, average, blended
-from diptych.probe import Plan
-from diptych.profile_sweep import sweep_averages
-from diptych.profiles import HalfLife, Power, Profile, mixture
 from diptych.recipe import Averaging, RecipeSpec, power, power_exponent
 from diptych.runs import Run
-from diptych.training import Settings, Training
+from diptych.system.files import read_json, read_tensors, write_json, write_tensors
+from diptych.training.averages import FOLDER, Averages, Stored, due, forget_after, stored
+from diptych.training.loop import train as trained
+from diptych.training.posthoc import Stock, average, blended
+from diptych.training.probe import Plan
+from diptych.training.profiles import HalfLife, Power, Profile, mixture
+from diptych.training.state import Settings, Training
 
 SETTINGS = Settings(budget="64-images", ticks=2, device="cpu", averages=4)
 RECIPES = catalog.recipes()

@@ -12,7 +12,7 @@ from conftest import made_up
 from diptych import catalog
 from diptych.errors import WrongUse
 from diptych.recipe import Averaging, half_life, power, power_exponent
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 
 def weights(keep: Averaging, steps: int, batch: int = 64) -> np.ndarray:

@@ -13,9 +13,9 @@ import torch
 
 from conftest import made_up
 from diptych import catalog
-from diptych.blocks import exact_blocks, one_thread, while_it_fits
 from diptych.model import Condition, Model, Noise
 from diptych.runs import save_model
+from diptych.system.blocks import exact_blocks, one_thread, while_it_fits
 
 RECIPES = catalog.recipes()
 

@@ -33,7 +33,7 @@ from diptych.networks.biggan_deep import UpBlock as DeepUp
 from diptych.networks.dcgan import DCCritic, DCGenerator
 from diptych.networks.resgan import LabelNorm, Projection, ResCritic, ResGenerator
 from diptych.networks.spectral import SpectralNorm, converge, spectral
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 SHAPE = (3, 10, 12)  # not square, and not a multiple of what the networks crop from
 SMALL = {"width": 8, "largest": 16}

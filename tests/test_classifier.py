@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import made_up
 from diptych.errors import NotMeasurable
-from diptych.evaluation import measured
 from diptych.exam import Exam
+from diptych.measuring.evaluation import measured
 from diptych.metrics.classifier import PENALTIES, accuracy, classifier, described, fit, predicted
 
 

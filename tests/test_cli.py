@@ -98,7 +98,7 @@ def test_a_rehearsal_that_is_ended_leaves_nothing(
         assert [path.name[:9] for path in tmp_path.iterdir()] == [".diptych-"]
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("diptych.forecast.some_steps", struck)
+    monkeypatch.setattr("diptych.training.forecast.some_steps", struck)
     assert run([*TRAIN, "--out", str(tmp_path / "dry"), "--dry-run"]) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from PIL import Image
 from conftest import made_up
 from diptych.cli import run
 from diptych.data.images import Images
-from diptych.latents import drawn, write_points
+from diptych.latent.points import drawn, write_points
 from diptych.methods.edm import edm
 from diptych.methods.r3gan import r3gan
 from diptych.methods.stylegan2 import stylegan2

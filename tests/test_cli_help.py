@@ -14,8 +14,8 @@ import pytest
 import diptych
 from diptych.cli import VERBS, run
 from diptych.cli.common import say_on_stderr, table
-from diptych.files import write_json
 from diptych.scores import Estimate, Report, RulerCard
+from diptych.system.files import write_json
 
 SAYS = {  # of a verb's docstring, which the list of verbs has no room for
     "sweep": "--guidance 1:4:0.5",

@@ -15,10 +15,10 @@ import diptych
 from conftest import made_up
 from diptych.cli import run
 from diptych.cli.common import Ingest
-from diptych.files import write_json
 from diptych.methods.edm import edm
 from diptych.methods.r3gan import r3gan
 from diptych.runs import load_model, save_model
+from diptych.system.files import write_json
 
 COUNTS = {"cat": 20, "dog": 20}
 

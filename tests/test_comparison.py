@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from diptych.comparison import difference, differences, disagreements, p_value, student, two_sided
 from diptych.errors import NotComparable, NotMeasurable
+from diptych.measuring.comparison import difference, differences, disagreements, p_value, student, two_sided
 from diptych.metrics.intervals import from_influence
 from diptych.scores import Estimate, Report, RulerCard
 

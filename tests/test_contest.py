@@ -14,26 +14,27 @@ import pytest
 from PIL import Image
 
 from conftest import made_up, newest
-from diptych import catalog, contest, loop
+from diptych import catalog, contest
 from diptych.cli import run as typed
 from diptych.cli.evaluate import keep
 from diptych.contest import SCORES, Entry, Rules, duel
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, WrongUse
-from diptych.evaluation import PANEL
-from diptych.evaluation import SCORES as GIVEN
-from diptych.files import write_json
-from diptych.grading import Grading
+from diptych.measuring.evaluation import PANEL
+from diptych.measuring.evaluation import SCORES as GIVEN
+from diptych.measuring.grading import Grading
+from diptych.measuring.quick import QuickExam
 from diptych.method import Clock
 from diptych.model import Model
-from diptych.probe import Plan
-from diptych.quick import QuickExam
 from diptych.recipe import RecipeSpec
 from diptych.report.record import DuelRecord
 from diptych.runs import Run
 from diptych.scores import Estimate, point_name
 from diptych.sheets import neighbour_sheet
-from diptych.training import Settings
+from diptych.system.files import write_json
+from diptych.training import loop
+from diptych.training.probe import Plan
+from diptych.training.state import Settings
 
 NAMES = ("r3gan", "edm", "consistency")
 RULES = Rules(settings=Settings(budget="32-images", ticks=2, device="cpu"), n=24, exam=16, best="kid")

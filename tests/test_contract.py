@@ -19,14 +19,14 @@ from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import NotMeasurable, RunError, WrongUse
-from diptych.files import read_tensors
-from diptych.loop import train
 from diptych.model import Condition, Model, Noise
-from diptych.posthoc import average
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, load_model
 from diptych.saveable import from_tree, to_tree
-from diptych.training import Settings, Training
+from diptych.system.files import read_tensors
+from diptych.training.loop import train
+from diptych.training.posthoc import average
+from diptych.training.state import Settings, Training
 
 RECIPES = catalog.recipes()
 for name in ("ddpmpp", "ncsnpp"):  # edm has three networks

@@ -29,8 +29,8 @@ from diptych.convert.official import Converted, convert, save
 from diptych.errors import RunError
 from diptych.model import Condition
 from diptych.runs import load_model
-from diptych.training import Settings, Training
-from diptych.transfer import transfer
+from diptych.training.state import Settings, Training
+from diptych.training.transfer import transfer
 from diptych.unpickler import ConvertError, Made, Name, read_pickle
 from official import Tensors
 

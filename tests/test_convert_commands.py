@@ -17,8 +17,8 @@ from diptych import catalog
 from diptych.cli import run as command
 from diptych.convert.commands import training_line
 from diptych.convert.official import convert
-from diptych.training import Settings, Training
-from diptych.transfer import other_settings, transfer
+from diptych.training.state import Settings, Training
+from diptych.training.transfer import other_settings, transfer
 from official import Tensors
 from test_convert import Image, snapshot, three, three_r, two, two_later
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from conftest import made_up
-from diptych.comparison import difference
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam
+from diptych.measuring.comparison import difference
 from diptych.metrics.copying import (
     authenticity,
     copying,

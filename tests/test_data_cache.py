@@ -13,7 +13,7 @@ from PIL import Image
 
 from diptych.data import DataSet, cache, ingest, open_data, prepare
 from diptych.errors import DataError
-from diptych.files import cache_folder
+from diptych.system.files import cache_folder
 
 RNG = np.random.default_rng(6)
 

@@ -73,7 +73,7 @@ def wrong(case: str, bf16: bool) -> list[str]:
 
     from conftest import made_up
     from diptych.model import Condition, Noise
-    from diptych.training import Settings, Training
+    from diptych.training.state import Settings, Training
     from pretend_device import pretend
 
     data = (made_up((3, 16, 16)) if case in VARIANTS else made_up()).train

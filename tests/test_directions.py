@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
-from diptych.directions import principal, read_directions, sefa, traverse, write_directions
 from diptych.errors import RunError, WrongUse
-from diptych.labelled import auc, from_labels
-from diptych.latents import drawn, sampled
-from diptych.mixing import mix
+from diptych.latent.directions import principal, read_directions, sefa, traverse, write_directions
+from diptych.latent.labelled import auc, from_labels
+from diptych.latent.mixing import mix
+from diptych.latent.points import drawn, sampled
 from diptych.model import Condition, to_uint8
 from diptych.networks.biggan import BigGenerator
 from diptych.networks.biggan_deep import DeepGenerator

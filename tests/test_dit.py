@@ -14,10 +14,10 @@ from diptych import catalog
 from diptych.diffusion.denoiser import ScheduleDenoiser
 from diptych.diffusion.schedules import Flow
 from diptych.errors import WrongUse
-from diptych.flops import FlopCounter
 from diptych.method import Condition
 from diptych.methods.denoising import Denoising
 from diptych.networks.dit import DiT, angles, places, sincos, turned
+from diptych.system.flops import FlopCounter
 
 
 @pytest.fixture(autouse=True)

@@ -67,8 +67,8 @@ def test_the_method_of_the_guide_trains(tmp_path: Path) -> None:
 def test_the_gan_of_the_guide_trains(tmp_path: Path) -> None:
     """The recipe that "Which GAN?" shows, as it stands there."""
     code = python_block("docs/which-gan.md") + (
-        "from diptych.data import open_data; from diptych.loop import train; "
-        "from diptych.training import Settings; settings = Settings('32-images', ticks=1); "
+        "from diptych.data import open_data; from diptych.training.loop import train; "
+        "from diptych.training.state import Settings; settings = Settings('32-images', ticks=1); "
         "run = train(hinge_gan, open_data('digits'), 'run', arguments=hinge_gan.small, settings=settings); "
         "print(run.log()[-1]['losses'])"
     )

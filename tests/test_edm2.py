@@ -27,7 +27,7 @@ from diptych.networks.magnitude import (
     mp_sum,
     unit,
 )
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 
 @pytest.fixture(autouse=True)

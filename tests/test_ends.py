@@ -21,7 +21,7 @@ from conftest import newest
 from diptych.errors import RunError, WrongUse
 from diptych.methods.adversarial import Adversarial
 from diptych.runs import Run
-from diptych.shortage import enough_memory
+from diptych.system.shortage import enough_memory
 from faults import Scores, broken_off, go, hint_of, same
 
 HERE = Path(__file__).parent
@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Run:
 # --- another process -------------------------------------------------------------------------------------
 
 HOLD = """
-import sys; from pathlib import Path; from diptych.lock import locked
+import sys; from pathlib import Path; from diptych.system.lock import locked
 with locked(Path(sys.argv[1])):
     print(1, flush=True); input()
 """

@@ -16,15 +16,15 @@ from diptych import catalog
 from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
-from diptych.evaluation import SCORES, evaluate, floor_of, measured, metrics_named
 from diptych.exam import Exam, metric, nearest_training_images, shuffle
 from diptych.features import store
 from diptych.features.extractor import Extractor, extractor
-from diptych.machine import machine
+from diptych.measuring.evaluation import SCORES, evaluate, floor_of, measured, metrics_named
+from diptych.measuring.quick import QuickExam
 from diptych.metrics.cost import cost, flops_per_image
 from diptych.model import Condition, Model, Noise, from_uint8
-from diptych.quick import QuickExam
 from diptych.scores import Estimate, Report
+from diptych.system.machine import machine
 
 QUALITY = ("fid", "kid", "precision_recall", "density_coverage", "cost")
 

@@ -17,10 +17,10 @@ import torch
 from conftest import made_up, newest
 from diptych.checkpoints import Checkpoints
 from diptych.errors import RunError
-from diptych.files import append_line, read_tensors, write_state
-from diptych.loop import build
-from diptych.resumption import take_up
 from diptych.runs import Run, best_of
+from diptych.system.files import append_line, read_tensors, write_state
+from diptych.training.loop import build
+from diptych.training.resumption import take_up
 from faults import GAN, SETTINGS, SMALL, broken_off, go, hint_of, same
 
 HERE = Path(__file__).parent

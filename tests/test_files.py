@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from diptych.data import open_data
 from diptych.errors import DataError, RunError
-from diptych.files import cache_folder, expanded, read_state, read_tensors, write, write_state, write_tensors
+from diptych.system.files import (
+    cache_folder,
+    expanded,
+    read_state,
+    read_tensors,
+    write,
+    write_state,
+    write_tensors,
+)
 
 TENSORS = {
     "double": torch.randn(3, dtype=torch.float64),

@@ -20,8 +20,6 @@ from diptych.diffusion.objective import uniform, uniform_times
 from diptych.diffusion.schedules import VE, Flow
 from diptych.diffusion.schedules import schedule as named
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_tensors, write_tensors
-from diptych.loop import build, train
 from diptych.method import Batch, Clock, Condition
 from diptych.methods import flow
 from diptych.methods.denoising import Denoising
@@ -29,7 +27,9 @@ from diptych.methods.flow import Pairs, Reflow, coupled
 from diptych.model import Noise
 from diptych.networks.unet import UNet
 from diptych.runs import Run
-from diptych.training import Settings
+from diptych.system.files import read_tensors, write_tensors
+from diptych.training.loop import build, train
+from diptych.training.state import Settings
 
 
 def test_loss_is_the_velocity_s() -> None:

@@ -16,14 +16,15 @@ import pytest
 import torch
 
 from conftest import made_up
-from diptych import catalog, forecast
-from diptych.aside import MARK
+from diptych import catalog
 from diptych.cli.foretell import foretell, mebibytes
 from diptych.data.images import DataSet
-from diptych.forecast import Forecast, times
-from diptych.loop import build, train
-from diptych.quick import QuickExam
-from diptych.training import Settings
+from diptych.measuring.quick import QuickExam
+from diptych.system.aside import MARK
+from diptych.training import forecast
+from diptych.training.forecast import Forecast, times
+from diptych.training.loop import build, train
+from diptych.training.state import Settings
 
 GAN = catalog.recipe("r3gan")
 SETTINGS = Settings(budget="480-images", ticks=6, device="cpu", snapshots=2)
@@ -50,7 +51,7 @@ def test_leaves_nothing_and_draws_nothing(tmp_path: Path, brisk: None) -> None:
 
 
 HOLD = """
-import sys; from pathlib import Path; from diptych.aside import aside
+import sys; from pathlib import Path; from diptych.system.aside import aside
 with aside(Path(sys.argv[1])) as folder:
     (folder / "checkpoints").mkdir(); print(folder.name, flush=True); input()
 """
@@ -112,8 +113,8 @@ def test_time_is_the_sum_of_its_parts(tmp_path: Path, brisk: None) -> None:
         self.lines.append({"exam_seconds": 0.0})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diptych.training.Training.step", step)
-        patch.setattr("diptych.loop.Loop.tick", tick)
+        patch.setattr("diptych.training.state.Training.step", step)
+        patch.setattr("diptych.training.loop.Loop.tick", tick)
         patch.setattr(forecast, "PATIENCE", 1e9)
         found = foretold(data, tmp_path / "run", started=70.0, clock=lambda: now[0])
     assert found.images_per_s == 8 / 0.5
@@ -168,7 +169,7 @@ def test_a_rehearsal_does_not_ring(
         logging.getLogger("diptych").warning("collapse")
         tick(self, before)
 
-    monkeypatch.setattr("diptych.loop.Loop.tick", ringing)
+    monkeypatch.setattr("diptych.training.loop.Loop.tick", ringing)
     level = logging.getLogger("diptych").level
     foretold(made_up(), tmp_path / "run")
     assert "collapse" not in caplog.text

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from conftest import made_up, newest
-from diptych import catalog, fsdp
+from diptych import catalog
 from diptych.budget import Budget
 from diptych.checkpoints import Checkpoints
 from diptych.errors import WrongUse
-from diptych.files import read_tensors
-from diptych.probe import probe
 from diptych.runs import Run, load_model
-from diptych.training import Training
+from diptych.system.files import read_tensors
+from diptych.training import fsdp
+from diptych.training.probe import probe
+from diptych.training.state import Training
 from processes import SETTINGS, together, trained
 
 NAMES = [

@@ -17,7 +17,7 @@ from diptych.adversarial.penalties import r1
 from diptych.errors import WrongUse
 from diptych.method import Clock
 from diptych.methods.r3gan import falling
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 N = 32
 

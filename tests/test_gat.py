@@ -11,7 +11,7 @@ from diptych.errors import WrongUse
 from diptych.methods.adversarial import Adversarial
 from diptych.methods.gat import gat
 from diptych.networks.gat import GATCritic, GATGenerator, noise_level, perturbed
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 SMALL = {"classes": 2, "width": 16, "depth": 4, "levels": 3}
 LABEL = torch.tensor([0, 1, 0])

@@ -15,9 +15,9 @@ from diptych import catalog
 from diptych.cli.duel import entry
 from diptych.data.images import DataSet
 from diptych.errors import WrongUse
-from diptych.files import read_json
 from diptych.recipe import Recipe, recipe
-from diptych.training import Settings
+from diptych.system.files import read_json
+from diptych.training.state import Settings
 
 GAN = catalog.recipe("dcgan")
 SHORT: dict[str, Any] = {**GAN.small, "budget": "16-images", "ticks": 1, "device": "cpu", "exam": 0}

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 import diptych
-from diptych import parallel
 from diptych.cli import run
 from diptych.errors import WrongUse
 from diptych.features import store
-from diptych.grading import grade
+from diptych.measuring.grading import grade
 from diptych.methods.r3gan import r3gan
 from diptych.runs import save_model
+from diptych.system import parallel
 
 QUALITY = ("fid", "kid", "precision_recall")
 

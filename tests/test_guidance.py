@@ -28,13 +28,13 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.objective import lognormal, uniform
 from diptych.diffusion.schedules import VE, Flow
 from diptych.errors import NotMeasurable, RunError, WrongUse
-from diptych.loop import train
 from diptych.methods.denoising import Denoising
 from diptych.model import Condition, Noise
 from diptych.networks.unet import UNet
 from diptych.runs import Run, load_model, save_model
 from diptych.saveable import change, from_tree, to_tree
-from diptych.training import Settings
+from diptych.training.loop import train
+from diptych.training.state import Settings
 
 MEANS, DEVIATION = torch.tensor([-1.0, 0.5, 2.0]), 0.3
 SHAPE = (1, 2, 2)

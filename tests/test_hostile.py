@@ -32,9 +32,9 @@ from diptych.checking import Unbounded, bounded, made, misfit, need, shown
 from diptych.convert.official import convert
 from diptych.data import open_data
 from diptych.errors import DataError, DiptychError, RunError
-from diptych.files import read_json, unpacked_at_most, write_json
 from diptych.runs import load_model, open_run
 from diptych.saveable import PARTS, from_tree, saveable, to_tree
+from diptych.system.files import read_json, unpacked_at_most, write_json
 from diptych.unpickler import ConvertError, Name, read_pickle
 
 # ------------------------------------------------------------------------------------------------- the fuzzer
@@ -370,7 +370,7 @@ def test_numbers_of_one_hash_are_refused(tmp_path: Path) -> None:
 
 
 def test_json_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diptych.files.MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr("diptych.system.files.MAX_JSON_BYTES", 1000)
     (tmp_path / "a.json").write_text('"' + "x" * 2_000_000 + '"')
     tracemalloc.start()
     with pytest.raises(RunError, match=r"a\.json cannot be read: it is longer than 1,000 bytes"):
@@ -380,7 +380,7 @@ def test_json_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_what_unpacks_to_too_much_is_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diptych.files.UNPACKED_BYTES", 100_000)
+    monkeypatch.setattr("diptych.system.files.UNPACKED_BYTES", 100_000)
     zeros = np.zeros((600, 32, 32), np.uint8)
     np.savez_compressed(tmp_path / "zeros.npz", images=zeros)
     assert unpacked_at_most(tmp_path / "zeros.npz") == 100_000

@@ -17,8 +17,8 @@ from diptych.adversarial.style import StyleModel
 from diptych.errors import RunError, WrongUse
 from diptych.features._perceptual import Perceptual
 from diptych.features.extractor import to_rgb
-from diptych.inversion import Inversion, InversionOptions, invert, rate
-from diptych.latents import Points, drawn, moments, read_points, rendered, write_points
+from diptych.latent.inversion import Inversion, InversionOptions, invert, rate
+from diptych.latent.points import Points, drawn, moments, read_points, rendered, write_points
 from diptych.methods.edm import edm
 from diptych.model import Condition, from_uint8
 from generators import Linear, Styled

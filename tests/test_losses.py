@@ -29,7 +29,7 @@ from diptych.methods.r3gan import falling
 from diptych.model import Noise
 from diptych.networks.unet import UNet
 from diptych.recipe import half_life
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 
 def test_relativistic_is_softplus_of_the_gap() -> None:

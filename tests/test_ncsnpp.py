@@ -15,7 +15,7 @@ from diptych.errors import WrongUse
 from diptych.networks.blocks import Resample
 from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
 from diptych.saveable import arguments
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 from test_adm import shaken
 
 HALF = math.sqrt(0.5)

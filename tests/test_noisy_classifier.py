@@ -18,14 +18,14 @@ from diptych.diffusion.guidance import ClassifierGuide
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.schedules import VE
 from diptych.errors import WrongUse
-from diptych.loop import train
 from diptych.method import Batch, Clock, Condition
 from diptych.methods.noisy_classifier import ClassifierGuidance
 from diptych.metrics.cost import flops_per_image
 from diptych.model import Noise
 from diptych.networks.noisy_classifier import ADMClassifier, AttentionPool
 from diptych.runs import Run
-from diptych.training import Settings, Training
+from diptych.training.loop import train
+from diptych.training.state import Settings, Training
 from test_adm import shaken
 
 SETTINGS = Settings(budget="16-images", ticks=1, device="cpu")

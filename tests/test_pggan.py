@@ -17,15 +17,15 @@ from diptych.adversarial.look import Look
 from diptych.adversarial.penalties import Drift
 from diptych.errors import WrongUse
 from diptych.exporter import export
-from diptych.flops import FlopCounter
-from diptych.loop import train
 from diptych.method import Clock
 from diptych.methods.pggan import grow, level_at
 from diptych.networks.equalized import PixelNorm
 from diptych.networks.pggan import PGCritic, PGGenerator, enlarged, newest, reduced, seen_at
 from diptych.runs import load_model, save_model
 from diptych.saveable import change, from_tree, to_tree
-from diptych.training import Settings, Training
+from diptych.system.flops import FlopCounter
+from diptych.training.loop import train
+from diptych.training.state import Settings, Training
 
 SMALL: dict[str, Any] = {"base": 128, "largest": 8}
 

@@ -13,13 +13,13 @@ import torch
 from conftest import made_up
 from diptych.errors import DiptychError, NotMeasurable, RunError, WrongUse
 from diptych.exam import Exam
+from diptych.measuring.reference import open_all
+from diptych.measuring.subject import check_prompts, open_subject
 from diptych.metrics.cost import flops_per_image
 from diptych.model import Condition, Noise
 from diptych.pipeline import Pipeline, PipelineOptions, generators, open_pipeline, seeds_of
 from diptych.pretrained import hub, trusted_index
-from diptych.reference import open_all
 from diptych.runs import load_model, save_model
-from diptych.subject import check_prompts, open_subject
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diptych.data.builtin import shapes
 from diptych.errors import DataError, WrongUse
-from diptych.planted import DAMAGES, drop_modes, invent_modes
+from diptych.measuring.planted import DAMAGES, drop_modes, invent_modes
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 

@@ -27,7 +27,7 @@ from diptych.networks.r3gan import R3Critic
 from diptych.networks.resgan import ResCritic
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
 from diptych.networks.stylegan3 import FourierInput
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 
 SHAPE = (1, 8, 8)
 CRITICS: dict[type[nn.Module], dict[str, Any]] = {

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 
 from conftest import made_up
-from diptych import catalog, contest, privacy
+from diptych import catalog, contest
 from diptych.contest import Entry, Rules, duel
 from diptych.data import open_data
 from diptych.data.images import DataSet
-from diptych.files import write_json
-from diptych.loop import train
-from diptych.privacy import HIDDEN, at_home, clean, cleaned, command_line
 from diptych.runs import open_run, save_model
 from diptych.scores import Estimate
-from diptych.track import Tracker
-from diptych.training import Settings
+from diptych.system import privacy
+from diptych.system.files import write_json
+from diptych.system.privacy import HIDDEN, at_home, clean, cleaned, command_line
+from diptych.training.loop import train
+from diptych.training.state import Settings
+from diptych.training.track import Tracker
 
 SECRETS = (  # made up, of the published shapes
     "hf_" + "aB3" * 11,

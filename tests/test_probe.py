@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from conftest import made_up
-from diptych import catalog, probe
+from diptych import catalog
 from diptych.budget import Budget
-from diptych.device import resident
-from diptych.probe import SPELL, FlopCounter, count_flops, per_step, turns
-from diptych.training import Settings, Training
+from diptych.system.device import resident
+from diptych.training import probe
+from diptych.training.probe import SPELL, FlopCounter, count_flops, per_step, turns
+from diptych.training.state import Settings, Training
 
 
 def begun(name: str, **arguments: Any) -> Training:

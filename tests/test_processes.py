@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from conftest import made_up, newest
-from diptych import catalog, parallel
+from diptych import catalog
 from diptych.errors import Diverged, RunError, WrongUse
-from diptych.files import read_tensors
 from diptych.method import Batch, Clock, Loss, Method, Phase
 from diptych.model import Condition, Model, Noise
 from diptych.recipe import Recipe
 from diptych.runs import Run
-from diptych.shards import count_shards, split
-from diptych.training import Settings, Training
+from diptych.system import parallel
+from diptych.system.files import read_tensors
+from diptych.training.shards import count_shards, split
+from diptych.training.state import Settings, Training
 from processes import EXAMINED, together, trained
 
 NAMES = list(catalog.recipes())

@@ -9,9 +9,9 @@ import pytest
 from scipy.integrate import quad
 
 from diptych.errors import WrongUse
-from diptych.posthoc import wanted
-from diptych.profiles import HalfLife, Power, Profile, mixture, products
 from diptych.recipe import half_life
+from diptych.training.posthoc import wanted
+from diptych.training.profiles import HalfLife, Power, Profile, mixture, products
 
 TOTAL = 3000.0
 LIVES = [(500, 0.05), (50, 0.05), (5000, 0.05), (100, 0.3), (500, 0), (20, 0), (1e6, 0)]

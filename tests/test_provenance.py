@@ -12,16 +12,17 @@ import pytest
 import torch
 
 from conftest import made_up
-from diptych import catalog, provenance
+from diptych import catalog
 from diptych.adversarial.augment.warp import Scatter, spread
-from diptych.claims import weights_read
-from diptych.device import WORKSPACE, deterministic
 from diptych.errors import WrongUse
-from diptych.loop import train
-from diptych.provenance import command, commit, tensors_sha256, versions, weights_sha256
 from diptych.report.facts import flat
 from diptych.runs import save_model
-from diptych.training import Settings
+from diptych.system import provenance
+from diptych.system.device import WORKSPACE, deterministic
+from diptych.system.provenance import command, commit, tensors_sha256, versions, weights_sha256
+from diptych.training.claims import weights_read
+from diptych.training.loop import train
+from diptych.training.state import Settings
 
 GAN = catalog.recipe("r3gan")
 
@@ -46,7 +47,7 @@ def test_the_command_as_it_was_typed(argv: list[str], told: str, monkeypatch: py
 
 def test_the_command_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(provenance.PACKAGE / "__main__.py"), "train", "edm"])
-    monkeypatch.setattr("diptych.parallel.world", lambda: 8)
+    monkeypatch.setattr("diptych.system.parallel.world", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert command() == "torchrun --nproc-per-node 4 --nnodes 2 -m diptych train edm"
 

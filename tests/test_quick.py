@@ -17,13 +17,13 @@ from diptych.cli.watch import examined, spoken
 from diptych.contest import Rules
 from diptych.data.images import DataSet, Images
 from diptych.errors import WrongUse
-from diptych.loop import train
+from diptych.measuring.quick import MARGIN, SHARE, QuickExam
 from diptych.method import Clock
 from diptych.model import Condition, Model, Noise
-from diptych.quick import MARGIN, SHARE, QuickExam
 from diptych.runs import Run
-from diptych.track import Watch
-from diptych.training import Settings
+from diptych.training.loop import train
+from diptych.training.state import Settings
+from diptych.training.track import Watch
 
 
 def test_fewer_samples_than_none_are_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from conftest import made_up
 from diptych import catalog
 from diptych.cli import run as command_line
 from diptych.errors import Alarmed, Diverged, WrongUse
-from diptych.files import read_tensors
-from diptych.loop import build, train
 from diptych.method import Clock, Method
 from diptych.model import Model
-from diptych.probe import Plan
 from diptych.runs import Run
-from diptych.track import Watch
-from diptych.training import Settings, Training
+from diptych.system.files import read_tensors
+from diptych.training.loop import build, train
+from diptych.training.probe import Plan
+from diptych.training.state import Settings, Training
+from diptych.training.track import Watch
 
 GAN, EDM = catalog.recipe("r3gan"), catalog.recipe("edm")
 SETTINGS = Settings(budget="128-images", ticks=8, device="cpu", keep=20)  # a tick every 16 images, one step

@@ -15,12 +15,12 @@ from diptych import catalog
 from diptych.cli import run as cli
 from diptych.data import open_data
 from diptych.errors import Alarmed, DataError, RunError
-from diptych.files import read_json, write_json
-from diptych.loop import train
-from diptych.quick import QuickExam
-from diptych.rerun import rerun, runs_in
+from diptych.measuring.quick import QuickExam
 from diptych.runs import Run, open_run
-from diptych.training import Settings
+from diptych.system.files import read_json, write_json
+from diptych.training.loop import train
+from diptych.training.rerun import rerun, runs_in
+from diptych.training.state import Settings
 from test_reactions import PLAN, Alarming
 
 GAN = catalog.recipe("r3gan")
@@ -157,8 +157,10 @@ def test_threads_are_those_of_then(finished: Run, tmp_path: Path, monkeypatch: p
     machine = {**finished.recipe["machine"], "threads": 2}
     other = copied(finished, tmp_path / "other", machine=machine)
     used: list[int] = []
-    monkeypatch.setattr("diptych.rerun.train", lambda *args, **kwargs: used.append(torch.get_num_threads()))
-    monkeypatch.setattr("diptych.rerun.compared", lambda *args: args)
+    monkeypatch.setattr(
+        "diptych.training.rerun.train", lambda *args, **kwargs: used.append(torch.get_num_threads())
+    )
+    monkeypatch.setattr("diptych.training.rerun.compared", lambda *args: args)
     rerun(other, tmp_path / "again")
     assert used == [2]
     assert torch.get_num_threads() == 1
@@ -229,7 +231,7 @@ def test_runs_that_an_alarm_stopped(
         except Alarmed:
             assert not Run(place).finished
     assert Run(place).finished == (lines == 8)
-    monkeypatch.setattr("diptych.rerun.QuickExam", lambda data, **terms: Alarming(rings))
+    monkeypatch.setattr("diptych.training.rerun.QuickExam", lambda data, **terms: Alarming(rings))
     for _ in range(2):  # once it is there, the same call compares it again
         agreement = rerun(Run(place), tmp_path / "again")
         assert agreement.exact

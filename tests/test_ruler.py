@@ -20,8 +20,8 @@ from diptych.errors import DiptychError, RunError, WrongUse
 from diptych.features import diptych_1
 from diptych.features.diptych_1 import DIM, GRID, MAPS, WEIGHTS, Network, build, canvas
 from diptych.features.extractor import extractor
+from diptych.measuring.planted import DAMAGES, invent_modes
 from diptych.metrics.fid import frechet_distance
-from diptych.planted import DAMAGES, invent_modes
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 

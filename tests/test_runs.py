@@ -14,14 +14,14 @@ from diptych import api, catalog, contest, exporter
 from diptych.adversarial.latent import LatentModel, LatentOptions
 from diptych.data.images import DataSet
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_json, read_state, write, write_json, write_state, write_tensors
-from diptych.loop import train
 from diptych.model import Condition, Noise
 from diptych.networks.r3gan import R3Generator
-from diptych.rerun import runs_in
 from diptych.runs import Run, load_model, open_run, save_model, vacant
 from diptych.saveable import from_tree, rebuilt, saveable, to_tree
-from diptych.training import Settings
+from diptych.system.files import read_json, read_state, write, write_json, write_state, write_tensors
+from diptych.training.loop import train
+from diptych.training.rerun import runs_in
+from diptych.training.state import Settings
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from torch import nn
 from conftest import made_up
 from diptych import catalog
 from diptych.errors import RunError, WrongUse
-from diptych.loop import train
 from diptych.method import Batch
 from diptych.methods.adversarial import Adversarial
-from diptych.probe import Plan
-from diptych.shards import Together, caveats, count_shards, fewest, reseed, split
-from diptych.training import Settings, Training
+from diptych.training.loop import train
+from diptych.training.probe import Plan
+from diptych.training.shards import Together, caveats, count_shards, fewest, reseed, split
+from diptych.training.state import Settings, Training
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_smallest_microbatch_keeps_together_what_is_compared(monkeypatch: py
             shards = count_shards(batch, size, processes)
             assert batch // shards >= min(4, batch)
             assert size == batch or batch // count_shards(batch, size - 1, processes) < 4
-    monkeypatch.setattr("diptych.parallel.world", lambda: 4)
+    monkeypatch.setattr("diptych.system.parallel.world", lambda: 4)
     with pytest.raises(WrongUse, match="in 4 shards shows it 2") as caught:
         caveats(network, 8, 4, begun=False)
     assert caught.value.hint.startswith("--batch 16, fewer processes")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import made_up, newest
-from diptych import catalog, loop
+from diptych import catalog
 from diptych.cli import run as typed
 from diptych.diffusion import denoiser as denoisers
 from diptych.diffusion.denoiser import (
@@ -27,13 +27,14 @@ from diptych.diffusion.denoiser import (
 from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.schedules import Discrete, Flow, Schedule
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_tensors
 from diptych.graphs import Graphed
-from diptych.loop import train
 from diptych.model import Condition, Model, Noise
 from diptych.networks.unet import Block, UNet
 from diptych.runs import save_model
-from diptych.training import Settings
+from diptych.system.files import read_tensors
+from diptych.training import loop
+from diptych.training.loop import train
+from diptych.training.state import Settings
 from test_unet import loud
 
 SHAPE = (1, 8, 8)

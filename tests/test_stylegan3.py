@@ -38,7 +38,7 @@ from diptych.networks.r3gan import R3Generator
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan3 import AliasFreeLayer, FourierInput, StyleGAN3Generator
 from diptych.scores import Estimate
-from diptych.training import Settings, Training
+from diptych.training.state import Settings, Training
 from usual_operations import usual_form
 
 signal = pytest.importorskip("scipy.signal")

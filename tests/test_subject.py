@@ -19,10 +19,10 @@ from diptych.data import open_data, open_whole
 from diptych.data.images import Images
 from diptych.errors import DataError, RunError, WrongUse
 from diptych.exam import Exam
+from diptych.measuring.reference import FIRST_SEED, open_all, open_reference
+from diptych.measuring.subject import Subject, check_prompts, open_subject, recognise
 from diptych.networks.r3gan import R3Generator
-from diptych.reference import FIRST_SEED, open_all, open_reference
 from diptych.runs import save_model
-from diptych.subject import Subject, check_prompts, open_subject, recognise
 
 RNG = np.random.default_rng(5)
 

@@ -14,12 +14,12 @@ from diptych.adversarial.style import StyleModel
 from diptych.cli import run as command
 from diptych.drawing import drawn_schedules, named_schedule, noised
 from diptych.errors import WrongUse
-from diptych.loop import train
+from diptych.measuring.sweep import steps_between, sweep
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.report.lines import Line, Panel, Point, figure
 from diptych.runs import Run, save_model
-from diptych.sweep import steps_between, sweep
-from diptych.training import Settings
+from diptych.training.loop import train
+from diptych.training.state import Settings
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_each_value_is_measured_as_if_alone(run: Run) -> None:
     model = run.model()
     metrics = ["fid", "precision_recall"]
     found = sweep(model, "guidance", [1, 2.5], options={"steps": 3}, against=data, n=20, metrics=metrics)
-    from diptych.grading import grade
+    from diptych.measuring.grading import grade
 
     alone = grade([model.using(guidance=2.5, steps=3)], data, n=20, metrics=metrics).reports[0]
     assert found.values == (1, 2.5)

@@ -15,18 +15,20 @@ import torch
 from torch import Tensor
 
 from conftest import made_up, newest
-from diptych import catalog, loop
+from diptych import catalog
 from diptych.budget import Budget
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
-from diptych.files import read_state, read_tensors, write_json
-from diptych.flops import FlopCounter
-from diptych.loop import describe, plan, train
 from diptych.method import Batch, Clock, Loss, Method, adam, constant, warmup_cosine
 from diptych.model import Model
-from diptych.probe import probe
 from diptych.runs import Run
-from diptych.training import Settings, Training
+from diptych.system.files import read_state, read_tensors, write_json
+from diptych.system.flops import FlopCounter
+from diptych.training import loop
+from diptych.training.claims import describe
+from diptych.training.loop import plan, train
+from diptych.training.probe import probe
+from diptych.training.state import Settings, Training
 
 EDM = catalog.recipe("edm")
 GAN = catalog.recipe("r3gan")  # samples fast

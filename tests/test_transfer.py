@@ -20,14 +20,14 @@ from conftest import made_up, newest
 from diptych import catalog
 from diptych.cli.common import Pace
 from diptych.errors import RunError, WrongUse
-from diptych.files import read_state, read_tensors
-from diptych.loop import build
-from diptych.loop import train as train_at_length
-from diptych.probe import Plan
 from diptych.recipe import Averaging, half_life, power
 from diptych.runs import Run
-from diptych.training import Settings, Training
-from diptych.transfer import begin, shrinks, transfer
+from diptych.system.files import read_state, read_tensors
+from diptych.training.loop import build
+from diptych.training.loop import train as train_at_length
+from diptych.training.probe import Plan
+from diptych.training.state import Settings, Training
+from diptych.training.transfer import begin, shrinks, transfer
 
 GAN, EDM = catalog.recipe("dcgan"), catalog.recipe("edm")
 BUDGET = Settings(budget="32-images", ticks=1, device="cpu")

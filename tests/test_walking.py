@@ -15,10 +15,10 @@ from diptych import pictures
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.style import StyleModel
 from diptych.errors import WrongUse
-from diptych.latents import drawn
+from diptych.latent.points import drawn
+from diptych.latent.walking import closed_spline, on_the_way, schedule, slerp, tour, walk
 from diptych.methods.edm import edm
 from diptych.model import Condition, Model
-from diptych.walking import closed_spline, on_the_way, schedule, slerp, tour, walk
 from generators import Linear, Styled
 
 

@@ -12,27 +12,27 @@ from diptych import catalog
 from diptych.data import open_data
 from diptych.data.images import DataSet, Images
 from diptych.errors import WrongUse, did_you_mean
-from diptych.files import expanded
 from diptych.given import fitted, fitting, plain
-from diptych.grading import Grading, grade
-from diptych.loop import Settings
-from diptych.loop import train as run_training
+from diptych.measuring.grading import Grading, grade
+from diptych.measuring.quick import QuickExam
 from diptych.model import Model
-from diptych.quick import QuickExam
 from diptych.recipe import RecipeSpec
 from diptych.runs import Run, load_model
 from diptych.scores import Report
+from diptych.system.files import expanded
+from diptych.training.loop import train as run_training
+from diptych.training.state import Settings
 
 if TYPE_CHECKING:
     from diptych.choice import Choice
     from diptych.diffusion.model import DiffusionModel
     from diptych.diffusion.tuning import Tuned
     from diptych.exporter import Exported
-    from diptych.judging import Judged
-    from diptych.posthoc import Averaged
-    from diptych.profile_sweep import ProfileSweep
+    from diptych.measuring.judging import Judged
+    from diptych.measuring.profile_sweep import ProfileSweep
+    from diptych.measuring.sweep import Sweep
     from diptych.report.record import DuelRecord
-    from diptych.sweep import Sweep
+    from diptych.training.posthoc import Averaged
 
 Source = str | Path | DataSet
 Measurable = str | Path | Model | Images | DataSet
@@ -51,7 +51,7 @@ def train(
 
     exam: samples scored at each tick; 0: none; "auto": as many as 5 % of the training's time allow.
     Keyword arguments are the recipe's flags (`width`, `gamma`), the training's (`budget`, `seed`; see
-    `diptych.training.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
+    `diptych.training.state.Settings`) and, where `data` is a path, those of `open_data` (`size`, `fit`).
     """
     spec = catalog.recipe(recipe) if isinstance(recipe, str) else recipe
     images = opened(data, arguments)
@@ -72,10 +72,10 @@ def load(run: str | Path, device: str = "auto") -> Model:
 def average(run: str | Path, **profile: Any) -> Averaged:
     """Another average of a run's weights than it was trained with: `average("runs/a", sigma_rel=0.15).model`.
 
-    Keyword arguments are those of `diptych.posthoc.average` (`sigma_rel`, `half_life`, `ramp`, `images`); the
-    run was trained with `averages=16`, say. `.save(out)` leaves a run directory.
+    Keyword arguments are those of `diptych.training.posthoc.average` (`sigma_rel`, `half_life`, `ramp`,
+    `images`); the run was trained with `averages=16`, say. `.save(out)` leaves a run directory.
     """
-    from diptych.posthoc import average as averaged
+    from diptych.training.posthoc import average as averaged
 
     return averaged(run, **profile)
 
@@ -85,9 +85,10 @@ def sweep_averages(
 ) -> ProfileSweep:
     """Measures a run with power averages of each sigma_rel: which is best, and whether that can be told.
 
-    Keyword arguments are those of `diptych.profile_sweep.sweep_averages` (`n`, `metrics`, `images`).
+    Keyword arguments are those of `diptych.measuring.profile_sweep.sweep_averages` (`n`, `metrics`,
+    `images`).
     """
-    from diptych.profile_sweep import sweep_averages as swept
+    from diptych.measuring.profile_sweep import sweep_averages as swept
 
     return swept(run, values, against, **settings)
 
@@ -95,10 +96,10 @@ def sweep_averages(
 def sweep_option(source: Measurable, option: str, values: Sequence[float | str], **settings: Any) -> Sweep:
     """Measures a model at each value of one of its options: `sweep_option("runs/b", "guidance", [1, 2, 3])`.
 
-    Keyword arguments are those of `diptych.sweep.sweep` (`options`, `against`, `n`, `metrics`). `.best` says
-    at which value each score is best, `.save(directory)` leaves tables and a drawing.
+    Keyword arguments are those of `diptych.measuring.sweep.sweep` (`options`, `against`, `n`, `metrics`).
+    `.best` says at which value each score is best, `.save(directory)` leaves tables and a drawing.
     """
-    from diptych.sweep import sweep
+    from diptych.measuring.sweep import sweep
 
     return sweep(source, option, values, **settings)
 
@@ -131,9 +132,9 @@ def tune_steps(model: Model | str | Path, steps: int = 10, **settings: Any) -> T
 def judge(source: Measurable, against: Source | None = None, **settings: Any) -> Judged:
     """What alarms say of a run or a saved model: collapse, quality, copying, and what its log tells.
 
-    Keyword arguments are those of `diptych.judging.judge` (`n`, `level`).
+    Keyword arguments are those of `diptych.measuring.judging.judge` (`n`, `level`).
     """
-    from diptych.judging import judge as judged
+    from diptych.measuring.judging import judge as judged
 
     return judged(source, against, **settings)
 
@@ -159,8 +160,8 @@ def compare(
 
     against: a data set, or another source; without it the held-out images of the data that the runs were
     trained on. ruler: "builtin", "inception:FILE", "dinov2:DIRECTORY", "clip:DIRECTORY", or several of them.
-    Keyword arguments are those of `diptych.grading.grade` (`n`, `metrics`, `split`, `size`, `price`), and
-    options of the models (`steps`).
+    Keyword arguments are those of `diptych.measuring.grading.grade` (`n`, `metrics`, `split`, `size`,
+    `price`), and options of the models (`steps`).
     """
     settings = taken(rest, set(signature(grade).parameters) - {"sources", "against", "rulers", "adjust"})
     rulers = [ruler] if isinstance(ruler, str) else list(ruler)

@@ -10,7 +10,7 @@ from typing import Any
 
 from diptych.checking import need
 from diptych.errors import RunError
-from diptych.files import read_state, write, write_state
+from diptych.system.files import read_state, write, write_state
 
 FORMAT = 2  # of the state of a training: rises when one of an older version can no longer be taken up
 NUMBERS = {

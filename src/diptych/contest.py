@@ -17,21 +17,24 @@ from diptych.checking import made
 from diptych.choice import check_names, choose
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, Diverged, NotMeasurable, WrongUse
-from diptych.evaluation import MACHINE, PANEL, evaluate, floor_of, metrics_named, warned_once
 from diptych.exam import Exam, shuffle
-from diptych.files import expanded, read_json, write_json
-from diptych.loop import Plan, before, build, expected_ticks, plan, train, versions
-from diptych.machine import machine
+from diptych.measuring.evaluation import MACHINE, PANEL, evaluate, floor_of, metrics_named, warned_once
+from diptych.measuring.quick import QuickExam, check_number
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
-from diptych.quick import QuickExam, check_number
 from diptych.recipe import RecipeSpec
 from diptych.report.page import write_report
 from diptych.report.record import Contender, DuelRecord
 from diptych.runs import Run
 from diptych.scores import Better, Estimate, Report, RulerCard, point_name, slug
 from diptych.sheets import grid, neighbour_sheet, real_sheet
-from diptych.training import Settings
+from diptych.system.files import expanded, read_json, write_json
+from diptych.system.machine import machine
+from diptych.system.provenance import versions
+from diptych.training.claims import before
+from diptych.training.loop import build, expected_ticks, plan, train
+from diptych.training.probe import Plan
+from diptych.training.state import Settings
 
 log = logging.getLogger("diptych")
 Watching = Callable[[str], Any]  # a contender's name -> a Watch for its training

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from diptych import parallel
 from diptych.data.images import DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
 from diptych.features.extractor import Extractor, extractor
 from diptych.features.store import content, seen
 from diptych.model import Condition, Model
 from diptych.scores import Estimate, RulerCard
+from diptych.system import parallel
 
 VERSION = "3"  # of the metrics' code: rises when a number could change
 Which = Literal["real", "fake", "train"]

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from diptych.blocks import block_size, exact_blocks, one_thread, while_it_fits
-from diptych.device import moved
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.given import plain
+from diptych.system.blocks import block_size, exact_blocks, one_thread, while_it_fits
+from diptych.system.device import moved
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 # within it a model is called as a trace will see it: without shortcuts that need to know what a tensor holds

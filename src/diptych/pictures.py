@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from diptych.errors import WrongUse
-from diptych.files import write
+from diptych.system.files import write
 
 MOVING = (".gif", ".webp", ".mp4")
 

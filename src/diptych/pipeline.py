@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diptych.device import pick
 from diptych.errors import NotMeasurable, RunError, WrongUse
-from diptych.files import expanded
 from diptych.model import Condition, Model, Noise, stream
 from diptych.pretrained import Pretrained
-from diptych.privacy import at_home
 from diptych.saveable import saveable
+from diptych.system.device import pick
+from diptych.system.files import expanded
+from diptych.system.privacy import at_home
 
 DIAL = (1, 2, 4, 10, 20, 50)  # steps worth measuring, as far as the pipeline's own number of them
 _SEED_BITS = 62

@@ -19,8 +19,8 @@ from torch import nn
 from diptych.allowance import allowance
 from diptych.checking import shown
 from diptych.errors import DiptychError, RunError
-from diptych.files import expanded, read_json
 from diptych.saveable import saveable
+from diptych.system.files import expanded, read_json
 
 INDEX = "model_index.json"
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt"}

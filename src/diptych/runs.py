@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diptych import device as devices
 from diptych.checking import misfit, need, shown
 from diptych.checkpoints import Checkpoints, numbered
 from diptych.errors import RunError, WrongUse
-from diptych.files import expanded, read_json, read_tensors, write_json, write_tensors, write_text
 from diptych.model import Model
 from diptych.saveable import from_tree, to_tree
+from diptych.system import device as devices
+from diptych.system.files import expanded, read_json, read_tensors, write_json, write_tensors, write_text
 
 QUALITY = "fid"  # of the exams: which of a run's moments was the best
 NAMED = Mapping[str, Any]

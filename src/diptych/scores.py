@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from diptych.checking import made, need
 from diptych.errors import RunError
-from diptych.privacy import cleaned
+from diptych.system.privacy import cleaned
 
 Better = Literal["lower", "higher", "neither"]
 
@@ -163,7 +163,7 @@ class Report:
         return cleaned(parts | {"weights": self.provenance.get("weights_sha256")})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for json.dumps, without secrets and home directories (see `diptych.privacy`)."""
+        """Plain types, for json.dumps, without secrets and home directories (see system/privacy.py)."""
         tree = {f.name: getattr(self, f.name) for f in fields(self)}
         for part in ("scores", "floor"):
             tree[part] = {name: estimate.to_json() for name, estimate in tree[part].items()}

@@ -13,7 +13,7 @@ from diptych.alarms.draws import FEW, ROOMY, Pool
 from diptych.alarms.observer import MORE, reference_of
 from diptych.exam import Exam
 from diptych.metrics.manifolds import DENSITY_K
-from diptych.parallel import of_first as alike  # what follows from a time, all processes must do
+from diptych.system.parallel import of_first as alike  # what follows from a time, all processes must do
 
 log = logging.getLogger("diptych")
 

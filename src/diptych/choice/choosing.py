@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from diptych.choice.outcome import Choice, Limit, bound, plain, said
-from diptych.comparison import Verdict, beside_best, check_rulers
 from diptych.errors import WrongUse, did_you_mean
+from diptych.measuring.comparison import Verdict, beside_best, check_rulers
 from diptych.scores import Better, Report, number
 
 LATENCY = "latency_ms"

@@ -15,7 +15,7 @@ from diptych.cli.sample import SHEETS
 from diptych.errors import NotMeasurable, WrongUse
 
 if TYPE_CHECKING:
-    from diptych.judging import Judged
+    from diptych.measuring.judging import Judged
 
 RINGS = 3  # exit code: neither an error nor wrong use
 
@@ -52,7 +52,7 @@ def alarms(
     """
     from diptych import pictures
     from diptych.alarms.verdict import ALARM
-    from diptych.judging import EXAMINED, judge
+    from diptych.measuring.judging import EXAMINED, judge
 
     say_on_stderr()
     if copies is not None:

@@ -11,7 +11,7 @@ from diptych.cli.common import OUTPUT, RULES, Json, say_on_stderr, show, table
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
-    from diptych.posthoc import Averaged
+    from diptych.training.posthoc import Averaged
 
 
 def average(
@@ -60,9 +60,9 @@ def average(
     as a run directory like any other; or with --sweep the scores of many, with which is best and whether that
     can be told, in RUN/sweeps. How long an average is best differs from method to method.
     """
-    from diptych.posthoc import average as averaged
-    from diptych.profile_sweep import sweep_averages
-    from diptych.sweep import steps_between
+    from diptych.measuring.profile_sweep import sweep_averages
+    from diptych.measuring.sweep import steps_between
+    from diptych.training.posthoc import average as averaged
 
     say_on_stderr()
     if sweep is None:

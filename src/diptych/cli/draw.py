@@ -33,7 +33,7 @@ def schedule(
     from diptych.data import open_data
     from diptych.drawing import drawn_schedules, named_schedule
     from diptych.errors import WrongUse
-    from diptych.files import write_text
+    from diptych.system.files import write_text
 
     if out.suffix != ".svg":
         raise WrongUse(f"--out {out} is not an .svg file")

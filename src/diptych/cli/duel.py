@@ -66,12 +66,12 @@ def duel(
     from diptych.cli.foretell import foretell
     from diptych.contest import Rules, check_measurable
     from diptych.contest import duel as fight
-    from diptych.files import expanded
-    from diptych.forecast import forecast
-    from diptych.parallel import refuse
-    from diptych.provenance import command as typed_command
-    from diptych.quick import QuickExam
-    from diptych.training import Settings
+    from diptych.measuring.quick import QuickExam
+    from diptych.system.files import expanded
+    from diptych.system.parallel import refuse
+    from diptych.system.provenance import command as typed_command
+    from diptych.training.forecast import forecast
+    from diptych.training.state import Settings
 
     say_on_stderr()
     refuse(

@@ -56,9 +56,9 @@ class Drawing:
         without: flags that this edit does not have; reads: pictures that must not be written over; labelled:
         whether the edit has labels of its own; frames: how many images there will be, where seeds do not say.
         """
-        from diptych.device import keep_buffers
         from diptych.diffusion.editing import check_guidance, diffusion_of
         from diptych.runs import load_model
+        from diptych.system.device import keep_buffers
 
         say_on_stderr()
         keep_buffers()

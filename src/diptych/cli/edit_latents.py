@@ -39,9 +39,9 @@ def opened(
     run: Path, device: str, options: dict[str, str], label: str | None, attributes: str | None
 ) -> tuple[GeneratorModel, Tensor | None]:
     """The run's model with its options, and the label that is asked for."""
-    from diptych.device import keep_buffers
-    from diptych.latents import check_noise, generator_of
+    from diptych.latent.points import check_noise, generator_of
     from diptych.runs import load_model
+    from diptych.system.device import keep_buffers
 
     say_on_stderr()
     keep_buffers()
@@ -74,7 +74,8 @@ def mix(
 
     Coarse layers hold pose and shape, fine ones colour and texture. For networks with a style for each layer.
     """
-    from diptych import mixing, pictures
+    from diptych import pictures
+    from diptych.latent import mixing
 
     check_name(out, SHEETS)
     model, told = opened(run, device, options, label, attributes)
@@ -131,9 +132,10 @@ def direction(
     .directions.npz, for --direction. DATA is read as the run's own images were: --size, --fit and --channels
     are for others.
     """
-    from diptych import directions, labelled, pictures
+    from diptych import pictures
     from diptych.cli.sample import refuse
-    from diptych.latents import LIMITS, drawn, read_points
+    from diptych.latent import directions, labelled
+    from diptych.latent.points import LIMITS, drawn, read_points
 
     ways = {"sefa": sefa, "jacobian": jacobian, "from-labels": from_labels, "direction": direction}
     if sum(way is not None for way in ways.values()) != 1:

@@ -16,7 +16,7 @@ from diptych.cli.common import Json, Options, say_on_stderr, show, table, with_o
 from diptych.errors import RunError, WrongUse, did_you_mean
 
 if TYPE_CHECKING:
-    from diptych.grading import Grading
+    from diptych.measuring.grading import Grading
 
 RULER = Group("Ruler", sort_key=0)
 IMAGES = Group("Images", sort_key=1)
@@ -74,10 +74,10 @@ def evaluate(
     own options are flags: --steps 4, --guidance 2. Reports of runs are kept in RUN/reports, where
     `diptych choose` finds them. Started by torchrun, several processes share the sampling.
     """
-    from diptych.device import keep_buffers
-    from diptych.files import write_json
-    from diptych.grading import grade
-    from diptych.parallel import joined
+    from diptych.measuring.grading import grade
+    from diptych.system.device import keep_buffers
+    from diptych.system.files import write_json
+    from diptych.system.parallel import joined
 
     say_on_stderr()
     if out is not None and out.suffix != ".json":
@@ -117,7 +117,7 @@ def evaluate(
 
 def check_options(subjects: Iterable[str], options: Iterable[str]) -> None:
     """Raises WrongUse for options that no flag is called, where there is no model that may have them."""
-    from diptych.subject import recognise
+    from diptych.measuring.subject import recognise
 
     unknown = next(iter(options), None)
     if unknown is None or any(recognise(subject) != "images" for subject in subjects):
@@ -139,8 +139,8 @@ def keep(grading: Grading, reference: str) -> None:
     """
     from diptych.cli.reports import reports_of
     from diptych.features.extractor import BUILTIN
-    from diptych.files import expanded, write_json
     from diptych.scores import slug
+    from diptych.system.files import expanded, write_json
 
     for report in grading.reports:
         if report.run:

@@ -9,7 +9,7 @@ from diptych.cli.common import show, table
 from diptych.report.facts import duration, large
 
 if TYPE_CHECKING:
-    from diptych.forecast import Forecast
+    from diptych.training.forecast import Forecast
 
 
 def foretell(forecasts: Mapping[str, Forecast], as_json: bool) -> None:

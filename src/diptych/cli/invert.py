@@ -60,12 +60,13 @@ def invert(
     """
     import torch
 
-    from diptych import inversion, pictures
+    from diptych import pictures
     from diptych.data.picture import picture
-    from diptych.device import keep_buffers
-    from diptych.files import write_json
-    from diptych.latents import LIMITS, check_noise, generator_of, write_points
+    from diptych.latent import inversion
+    from diptych.latent.points import LIMITS, check_noise, generator_of, write_points
     from diptych.runs import load_model
+    from diptych.system.device import keep_buffers
+    from diptych.system.files import write_json
 
     say_on_stderr()
     keep_buffers()
@@ -92,7 +93,7 @@ def invert(
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
     """Raises WrongUse where an input, or latents.npz that holds something else, would be written over."""
-    from diptych.latents import read_arrays
+    from diptych.latent.points import read_arrays
 
     latents = out / "latents.npz"
     spare([latents, out / "reconstruction.png", out / "inversion.json"], inputs)

@@ -53,8 +53,8 @@ def reports_of(file: Path) -> list[Report]:
     Raises RunError that names a damaged one.
     """
     from diptych.checking import need
-    from diptych.files import read_json
     from diptych.scores import Report
+    from diptych.system.files import read_json
 
     if file.suffix != ".json" or not file.is_file():
         return []

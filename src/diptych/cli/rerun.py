@@ -15,7 +15,7 @@ from diptych.cli.watch import watching
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
-    from diptych.agreement import Agreement
+    from diptych.training.agreement import Agreement
 
 
 def rerun(
@@ -39,9 +39,9 @@ def rerun(
     Where the weights differ, both models are measured, and --loosely takes intervals that overlap for
     agreement. A duel's contenders are trained again, not measured again.
     """
-    from diptych.parallel import joined
-    from diptych.rerun import rerun as repeated
-    from diptych.rerun import runs_in
+    from diptych.system.parallel import joined
+    from diptych.training.rerun import rerun as repeated
+    from diptych.training.rerun import runs_in
 
     say_on_stderr()
     place = out or run.with_name(f"{run.resolve().name}-again")

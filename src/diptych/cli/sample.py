@@ -17,7 +17,7 @@ from diptych.errors import WrongUse
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from diptych.latents import Points
+    from diptych.latent.points import Points
     from diptych.model import Model
 
 WALK = Group.create_ordered("Walk (where --out is .gif, .webp or .mp4)")
@@ -53,8 +53,9 @@ class Walk:
         """Writes the film and says how many frames it has."""
         import torch
 
-        from diptych import pictures, walking
-        from diptych.latents import Points
+        from diptych import pictures
+        from diptych.latent import walking
+        from diptych.latent.points import Points
 
         pictures.check_moving(out, self.fps)
         rows, columns = self.shape(len(stops))
@@ -121,10 +122,10 @@ def sample(
     processes share the images of seeds.
     """
     from diptych import pictures
-    from diptych.device import keep_buffers, mixed, pick
-    from diptych.latents import LIMITS, check_noise
-    from diptych.parallel import joined
+    from diptych.latent.points import LIMITS, check_noise
     from diptych.runs import load_model
+    from diptych.system.device import keep_buffers, mixed, pick
+    from diptych.system.parallel import joined
 
     say_on_stderr()
     keep_buffers()
@@ -166,7 +167,7 @@ def sample(
 
 def given(model: Model, latents: Path) -> Points:
     """The points in a file."""
-    from diptych.latents import read_points
+    from diptych.latent.points import read_points
 
     return read_points(latents, model)
 
@@ -182,7 +183,7 @@ def refuse(flags: dict[str, Any], options: set[str]) -> None:
 
 def rendered_points(model: Model, points: Points, batch: int) -> Tensor:
     """uint8 (N, C, H, W) of points in latent space."""
-    from diptych.latents import rendered
+    from diptych.latent.points import rendered
 
     return rendered(model, points, batch)
 
@@ -206,7 +207,7 @@ def drawn(model: Model, stops: list[int], label: Tensor | None, way: Way) -> Ten
 
     from diptych.graphs import Graphed
     from diptych.model import Condition
-    from diptych.parallel import my_blocks, united
+    from diptych.system.parallel import my_blocks, united
 
     seeds, source = stops, Graphed(model) if way.graph else model
     if way.whole and not way.exact:
@@ -267,7 +268,7 @@ def leave(images: Tensor, seeds: Sequence[int], out: Path) -> None:
     import numpy as np
 
     from diptych import pictures
-    from diptych.latents import write_arrays
+    from diptych.latent.points import write_arrays
 
     if is_folder(out):
         names = [f"{seed:06d}.png" for seed in seeds]

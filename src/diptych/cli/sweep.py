@@ -39,11 +39,11 @@ def sweep(
     is the one that is swept; others (--steps 20) stay as they are. The same seeds and the same real images
     serve every value. Started by torchrun, several processes share the sampling.
     """
-    from diptych.device import keep_buffers
-    from diptych.parallel import joined
-    from diptych.subject import open_subject
-    from diptych.sweep import steps_between
-    from diptych.sweep import sweep as swept
+    from diptych.measuring.subject import open_subject
+    from diptych.measuring.sweep import steps_between
+    from diptych.measuring.sweep import sweep as swept
+    from diptych.system.device import keep_buffers
+    from diptych.system.parallel import joined
 
     say_on_stderr()
     keep_buffers()

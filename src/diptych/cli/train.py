@@ -75,10 +75,11 @@ def command(spec: RecipeSpec) -> Any:
 
     def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
         from diptych.cli.foretell import foretell
-        from diptych.forecast import forecast
-        from diptych.loop import Settings, train
-        from diptych.parallel import joined
-        from diptych.quick import QuickExam
+        from diptych.measuring.quick import QuickExam
+        from diptych.system.parallel import joined
+        from diptych.training.forecast import forecast
+        from diptych.training.loop import train
+        from diptych.training.state import Settings
 
         say_on_stderr()
         exam, force, dry_run, as_json = (rest.pop(name, default) for name, (_, default) in own.items())

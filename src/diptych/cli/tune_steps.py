@@ -30,11 +30,11 @@ def tune_steps(
     with the grids karras and trailing on other seeds; the best is written to OUT, a model that samples,
     evaluates and exports like any other. The run itself stays as it is.
     """
-    from diptych.device import keep_buffers
     from diptych.diffusion.model import DiffusionModel
     from diptych.diffusion.tuning import tune
     from diptych.errors import WrongUse
     from diptych.runs import load_model, open_run, save_derived, vacant
+    from diptych.system.device import keep_buffers
 
     say_on_stderr()
     keep_buffers()

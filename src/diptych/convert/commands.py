@@ -15,12 +15,12 @@ from diptych.allowance import TooMuch, allowance
 from diptych.convert.official import Converted
 from diptych.data.images import Images
 from diptych.errors import DiptychError
-from diptych.likeness import shapes, unlike
 from diptych.method import Method
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan3 import StyleGAN3Generator
 from diptych.saveable import arguments, to_tree
+from diptych.training.likeness import shapes, unlike
 
 CHANNELS = (1, 3, 4)  # that `--channels` knows
 

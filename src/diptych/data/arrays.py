@@ -16,7 +16,7 @@ from diptych.data.attributes import TAKEN, named, stacked
 from diptych.data.images import Float32, Incident, Int64, UInt8
 from diptych.data.layout import HELD_OUT, printable
 from diptych.errors import DataError
-from diptych.files import unpacked_at_most
+from diptych.system.files import unpacked_at_most
 
 Array = npt.NDArray[Any]
 MAX_ARRAY_BYTES = 64 << 30

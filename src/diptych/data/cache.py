@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from diptych.aside import aside
 from diptych.data.builtin import Allocate
 from diptych.data.images import DataCard, DataSet, Images, Incident, Int64, UInt8
 from diptych.errors import DataError
+from diptych.system.aside import aside
 
 IN_MEMORY = 2 << 30  # bytes of prepared pixels; more are memory-mapped
 VERSION = 3  # rises when the same source would be prepared differently

@@ -13,7 +13,7 @@ from diptych.data.decode import MAX_FILE_BYTES, Unreadable
 from diptych.data.images import Incident
 from diptych.data.layout import File, Listing, arranged, printable
 from diptych.errors import DataError
-from diptych.files import unpacked_at_most
+from diptych.system.files import unpacked_at_most
 
 __all__ = ["File", "Listing", "list_folder", "list_zip", "printable", "read_file"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from diptych.device import moved
 from diptych.model import Batch, Condition, from_uint8
+from diptych.system.device import moved
 
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]

@@ -22,7 +22,7 @@ from diptych.data.prepare import brightest, prepare_files, prepare_stack, summar
 from diptych.data.sources import DRAWN_AT, Found, find, named
 from diptych.data.split import given, made_here, pixel_groups, untaught, wanted
 from diptych.errors import DataError
-from diptych.files import cache_folder
+from diptych.system.files import cache_folder
 
 log = logging.getLogger("diptych")
 SLOW = 60.0  # seconds; what took longer is kept

@@ -21,7 +21,7 @@ from diptych.data.layout import File, Listing, ordered
 from diptych.data.near import METHOD, SMALLEST, fingerprints, near_groups
 from diptych.data.prepare import brightest, in_threads, summary, too_dark
 from diptych.data.sources import find, named
-from diptych.files import cache_folder
+from diptych.system.files import cache_folder
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from diptych.data.idx import find_idx, load_idx, with_test
 from diptych.data.images import Incident
 from diptych.data.layout import TABLES, Listing, printable
 from diptych.errors import DataError, did_you_mean
-from diptych.files import expanded
+from diptych.system.files import expanded
 
 log = logging.getLogger("diptych")
 DRAWN_AT = 32  # pixels, where no size is asked for

@@ -24,9 +24,9 @@ from diptych.exporter.unrolled import (
     standing_in,
     to_onnx,
 )
-from diptych.files import write
 from diptych.model import Condition, Model, Noise, to_uint8
 from diptych.saveable import to_tree
+from diptych.system.files import write
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -14,7 +14,7 @@ from diptych.allowance import allowance
 from diptych.errors import RunError, WrongUse
 from diptych.features._resize import pillow_bicubic, rgb
 from diptych.features._weights import sha256_of
-from diptych.files import expanded, read_json
+from diptych.system.files import expanded, read_json
 
 log = logging.getLogger("diptych")
 

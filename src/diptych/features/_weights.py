@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diptych.errors import RunError, WrongUse
-from diptych.files import cache_folder, read_tensors, write
+from diptych.system.files import cache_folder, read_tensors, write
 
 CHUNK = 1 << 20
 

@@ -21,7 +21,7 @@ from diptych.features._inception_net import CLASSES, SIZE, SPATIAL, Network, sha
 from diptych.features._resize import rgb, tf1_bilinear
 from diptych.features._weights import check_shapes, fetch, read_weights, sha256_of, weights_folder
 from diptych.features.extractor import Extractor
-from diptych.files import expanded
+from diptych.system.files import expanded
 
 log = logging.getLogger("diptych")
 

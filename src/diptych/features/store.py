@@ -14,8 +14,8 @@ from torch import Tensor
 
 from diptych.errors import NotMeasurable, RunError
 from diptych.features.extractor import Extractor
-from diptych.files import cache_folder, read_tensors, write_tensors
-from diptych.parallel import anywhere, my_blocks, rank, united
+from diptych.system.files import cache_folder, read_tensors, write_tensors
+from diptych.system.parallel import anywhere, my_blocks, rank, united
 
 Views = dict[str, Tensor]
 LIMIT = 4 << 30  # bytes kept on disk; the least recently used go first

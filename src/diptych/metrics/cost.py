@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diptych.exam import Exam, metric
-from diptych.flops import FlopCounter
 from diptych.model import Model
 from diptych.scores import Estimate
+from diptych.system.flops import FlopCounter
 
 
 @metric

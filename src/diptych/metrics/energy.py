@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import torch
 
-from diptych.device import synchronize
 from diptych.errors import NotMeasurable
 from diptych.exam import Exam, metric
 from diptych.metrics.speed import quantile, shared_timings
 from diptych.scores import Estimate
+from diptych.system.device import synchronize
 
 POWERCAP = Path("/sys/class/powercap")
 SPELLS, SECONDS = 6, 0.5  # how often energy is measured, and for how long: the counters move slowly

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diptych.device import keep_buffers, reset_peak, resident, synchronize
 from diptych.errors import DiptychError, NotMeasurable, RunError
 from diptych.exam import Exam, metric
 from diptych.metrics.intervals import rank_interval
 from diptych.model import Model
 from diptych.scores import Better, Estimate
-from diptych.shortage import is_shortage
+from diptych.system.device import keep_buffers, reset_peak, resident, synchronize
+from diptych.system.shortage import is_shortage
 
 BATCHES = (4, 16, 64, 256)
 ONE, MANY = 0.8, 0.2  # seconds spent at batch 1, and at each larger batch

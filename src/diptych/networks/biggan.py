@@ -67,7 +67,7 @@ class BigGenerator(nn.Module):
         self.to_image = conv(channels[-1], image_shape[0], 3)
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         rows = [self.project.weight]
         for block, chunk in zip(self.blocks, self.chunks[1:], strict=True):
             norms = [module for module in block.modules() if isinstance(module, ToldNorm)]

@@ -64,7 +64,7 @@ class DeepGenerator(nn.Module):
         self.to_image = conv(channels[-1], image_shape[0], 3)
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         norms = [module for module in self.modules() if isinstance(module, ToldNorm)]
         layers = [self.project, *(layer for norm in norms for layer in (norm.gain, norm.bias))]
         return [torch.cat([layer.weight[:, : self.latent] for layer in layers])]

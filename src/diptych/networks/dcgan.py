@@ -56,7 +56,7 @@ class DCGenerator(nn.Module):
         narrow(self)
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         return [self.project.weight[:, : self.latent]]
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

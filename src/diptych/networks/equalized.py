@@ -111,7 +111,7 @@ class MinibatchStd(nn.Module):
         if group < 1 or features < 1:
             raise WrongUse(f"a group of {group} images and {features} features are not possible: at least 1")
         self.group, self.features = group, features
-        self.at_once = group  # images that are to go through together: see diptych.shards
+        self.at_once = group  # images that are to go through together: see diptych.training.shards
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C + features, H, W)."""

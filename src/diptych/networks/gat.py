@@ -57,7 +57,7 @@ class GATGenerator(nn.Module):
         self.heads = nn.ModuleList([Head(width, patch * patch * image_shape[0]) for _ in self.ends])
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         return [SLOW * self.mapping[0].weight[:, : self.latent]]  # type: ignore[index]
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

@@ -116,7 +116,7 @@ class PGGenerator(nn.Module):
         self.to_image = nn.ModuleList(EqualizedConv2d(c, image_shape[0], 1) for c in channels)
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         return [self.project.weight[:, : self.latent] * self.project.scale]
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

@@ -90,7 +90,7 @@ class R3Generator(nn.Module):
         self.to_image = scaled(nn.Conv2d(before, image_shape[0], 1, bias=False))
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         return [self.project.weight[:, : self.latent]]
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

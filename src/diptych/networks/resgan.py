@@ -52,7 +52,7 @@ class ResGenerator(nn.Module):
         self.to_image = even(nn.Conv2d(channels[-1], image_shape[0], 3, padding=1))
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads the latents first, (out, latent): see `diptych.directions`."""
+        """What reads the latents first, (out, latent): see `diptych.latent.directions`."""
         return [self.project.weight[:, : self.latent]]
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

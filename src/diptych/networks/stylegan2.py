@@ -194,7 +194,7 @@ class StyleGAN2Generator(nn.Module):
         self.register_buffer("mean", torch.zeros(style))
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads each layer's style, (out, D): see `diptych.directions`."""
+        """What reads each layer's style, (out, D): see `diptych.latent.directions`."""
         reads: list[list[Tensor]] = [[] for _ in range(self.layers)]
         blocks: Any = self.synthesis.blocks
         at = 0

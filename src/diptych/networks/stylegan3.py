@@ -289,7 +289,7 @@ class StyleGAN3Generator(nn.Module):
         self.register_buffer("mean", torch.zeros(style))
 
     def reads_latents(self) -> list[Tensor]:
-        """What reads each layer's style, (out, D): see `diptych.directions`."""
+        """What reads each layer's style, (out, D): see `diptych.latent.directions`."""
         layers = [self.synthesis.input, *self.synthesis.stack]
         return [layer.affine.weight * layer.affine.scale for layer in layers]
 

@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 
 from diptych import __version__
 from diptych.choice import LATENCY, plain
-from diptych.files import write_json, write_text
 from diptych.report.alarms import alarms, rates
 from diptych.report.curves import examined, loss_plot, training_plot
 from diptych.report.facts import data_facts, flat, ruler_facts, spent_rows, weights_facts
@@ -25,6 +24,7 @@ from diptych.report.record import Contender, DuelRecord
 from diptych.report.svg import SHAPES, marker
 from diptych.report.table import tables
 from diptych.scores import number
+from diptych.system.files import write_json, write_text
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SMALL = 96  # pixels: images up to this height are shown with hard edges
@@ -34,7 +34,7 @@ def write_report(record: DuelRecord, directory: Path) -> Path:
     """Writes index.html, report.json and report.md into `directory`, atomically; returns the page's path.
 
     Pictures are read from `directory`. One that is missing is named on the page, and is no error. Secrets and
-    home directories are left out (see `diptych.privacy`).
+    home directories are left out (see `diptych.system.privacy`).
     """
     directory, record = Path(directory), DuelRecord.from_json(record.to_json())
     page = directory / "index.html"

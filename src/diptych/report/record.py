@@ -8,8 +8,8 @@ from typing import Any
 
 from diptych.checking import made, need
 from diptych.choice import Choice, Limit
-from diptych.privacy import cleaned
 from diptych.scores import Report
+from diptych.system.privacy import cleaned
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DuelRecord:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain types, for json.dumps, without secrets and home directories (see `diptych.privacy`)."""
+        """Plain types, for json.dumps, without secrets and home directories (see system/privacy.py)."""
         tree = {f.name: getattr(self, f.name) for f in fields(self)}
         tree["contenders"] = [contender.to_json() for contender in self.contenders]
         return cleaned(tree | {"choice": self.choice.to_json()})

@@ -1,0 +1,1 @@
+"""A generator's latent space used: points, walks, mixing, inversion, directions."""

@@ -1,0 +1,1 @@
+"""What the machine gives: files, devices, memory, processes, signals; and what records say of it."""
