@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 
 from diptych.errors import NotComparable, NotMeasurable
-from diptych.measuring.comparison import difference, differences, disagreements, p_value, student, two_sided
+from diptych.measuring.comparison import difference, differences, disagreements, p_value
+from diptych.measuring.student import quantile, two_sided
 from diptych.metrics.intervals import from_influence
 from diptych.scores import Estimate, Report, RulerCard
 
@@ -30,7 +31,7 @@ def test_student_is_scipys() -> None:
     for degrees in (20, 99):
         for t in (0.1, 1.0, 2.0, 3.0):
             assert two_sided(t, degrees) == pytest.approx(2 * stats.t.sf(t, degrees), rel=3e-3)
-        assert student(0.975, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
+        assert quantile(0.975, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-4)
 
 
 def test_what_both_owe_to_the_reals_cancels() -> None:

@@ -25,7 +25,6 @@ from diptych.diffusion.editing import (
     VaryOptions,
     interpolate,
     invert,
-    slerp,
     wide,
 )
 from diptych.diffusion.editing.inpaint import stretches
@@ -37,6 +36,7 @@ from diptych.diffusion.model import DiffusionModel, DiffusionOptions
 from diptych.diffusion.samplers import SAMPLERS
 from diptych.diffusion.schedules import Discrete, Flow
 from diptych.errors import WrongUse
+from diptych.latent.arcs import slerp
 from diptych.methods.r3gan import r3gan
 from diptych.model import Condition, Model, Noise, from_uint8, to_uint8
 from diptych.networks.adm import ADM

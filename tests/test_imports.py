@@ -36,7 +36,7 @@ LAW: dict[str, set[str]] = {
     "method": {"errors", "model"},
     "track": {"errors", "method", "model"},
     "networks": {"errors", "saveable", "networks"},
-    "diffusion": {"errors", "model", "saveable", "diffusion"},
+    "diffusion": {"arcs", "errors", "model", "saveable", "diffusion"},
     "adversarial": {"errors", "model", "method", "saveable", "adversarial", "networks"},
     "recipe": {"errors", "given", "method", "data"},
     "profiles": {"errors", "recipe"},
@@ -149,11 +149,12 @@ LAW: dict[str, set[str]] = {
         "reference",
     },
     "reference": {"checking", "errors", "data", "subject", "exam", "runs", "files", "model"},
-    "alarms": {"alarms", "data", "exam", "features", "method", "metrics", "model", "parallel"},
+    "alarms": {"student", "alarms", "data", "exam", "features", "method", "metrics", "model", "parallel"},
     "judging": {"alarms", "data", "errors", "evaluation", "method", "privacy", "quick", "reference", "runs"}
     | {"subject"},
     "quick": {"alarms", "data", "errors", "exam", "evaluation", "method", "model", "parallel"},
     "metrics": {
+        "student",
         "exam",
         "features",
         "flops",
@@ -166,7 +167,8 @@ LAW: dict[str, set[str]] = {
         "machine",
         "shortage",
     },
-    "comparison": {"errors", "scores"},
+    "student": set(),
+    "comparison": {"errors", "scores", "student"},
     "choice": {"errors", "checking", "scores", "comparison", "choice"},
     "report": {"errors", "checking", "privacy", "scores", "choice", "files", "report"},
     "exporter": {"errors", "model", "runs", "data", "saveable", "files", "exporter"},
@@ -214,7 +216,8 @@ LAW: dict[str, set[str]] = {
     }
     | {"catalog", "data", "likeness", "method", "saveable"},  # which recipe goes on with official weights
     "points": {"adversarial", "errors", "files", "model"},
-    "walking": {"adversarial", "errors", "points", "model"},
+    "arcs": set(),
+    "walking": {"arcs", "adversarial", "errors", "points", "model"},
     "mixing": {"errors", "points", "model"},
     "inversion": {"adversarial", "errors", "features", "points", "model"},
     "directions": {"errors", "points", "model"},

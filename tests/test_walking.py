@@ -15,8 +15,9 @@ from diptych import pictures
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.style import StyleModel
 from diptych.errors import WrongUse
+from diptych.latent.arcs import slerp
 from diptych.latent.points import drawn
-from diptych.latent.walking import closed_spline, on_the_way, schedule, slerp, tour, walk
+from diptych.latent.walking import closed_spline, on_the_way, schedule, tour, walk
 from diptych.methods.edm import edm
 from diptych.model import Condition, Model
 from generators import Linear, Styled

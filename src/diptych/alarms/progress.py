@@ -8,6 +8,7 @@ from statistics import NormalDist, fmean, median, stdev
 from typing import Any
 
 from diptych.alarms.verdict import ALARM, OK, Verdict, state_of
+from diptych.measuring.student import quantile
 
 Line = Mapping[str, Any]
 EARLIER = 4  # log lines that a prediction of the next one needs
@@ -33,7 +34,7 @@ def divergence(history: Sequence[Line], level: float) -> Verdict:
     if not sizes:
         return Verdict("divergence", OK, 0.0, 0.0, level, "too early to tell")
     found = {name: surprise(past) for name, past in sizes.items()}
-    limit = {name: student(1 - level / len(sizes), len(sizes[name]) - 2) for name in sizes}
+    limit = {name: quantile(1 - level / len(sizes), len(sizes[name]) - 2) for name in sizes}
     worst = max(found, key=lambda name: found[name] - limit[name])
     *past, now = sizes[worst]
     times = math.exp(min(700.0, now - median(past)))
@@ -59,30 +60,6 @@ def surprise(values: Sequence[float]) -> float:
     *past, now = values
     spread = max(stdev(past), LEAST) * math.sqrt(1 + 1 / len(past))
     return (now - fmean(past)) / spread
-
-
-def student(probability: float, freedom: int) -> float:
-    """A quantile of Student's t, by inverting its distribution function; probability above one half."""
-    low, high = 0.0, 1.0
-    while student_cdf(high, freedom) < probability and high < 1e12:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
-    return high
-
-
-def student_cdf(t: float, freedom: int) -> float:
-    """P(T <= t) for t >= 0 and whole degrees of freedom, in closed form (Abramowitz and Stegun, 26.7.3-4)."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    even = freedom % 2 == 0
-    term, total = (1.0, 1.0) if even else (cosine, cosine if freedom > 1 else 0.0)
-    for k in range(2 if even else 3, freedom, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    between = sine * total if even else 2 / math.pi * (angle + sine * total)
-    return (1 + between) / 2
 
 
 def overtraining(history: Sequence[Line], level: float) -> Verdict | None:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser, each
 from diptych.diffusion.likelihood import SIGMA_DATA, seeds
+from diptych.diffusion.samplers.ddpm import VARIANCES
 from diptych.diffusion.schedules import Schedule, Table, Tabulated
-from diptych.diffusion.variational import bounds, discretized_nll, learned, normal_kl
+from diptych.diffusion.variational import bounds, discretized_nll, ending, learned, normal_kl
 from diptych.errors import WrongUse, did_you_mean
 from diptych.model import Condition, Noise
 
-VARIANCES = ("small", "large", "learned")
 CONTINUOUS = 1000  # steps of a schedule that has none of its own
 FINEST = 0.25 / 127.5  # the smallest noise level of such a chain
 
@@ -122,17 +122,13 @@ class Chain:
 
     def backwards(self, x: Tensor, sigma: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
         """The clean image, and the log variance of the step, which broadcasts."""
-        small, large = (each(bound.to(x)) for bound in bounds(sigma, following, self.end()))
+        last = ending(*self.levels[1:3].tolist())
+        small, large = (each(bound.to(x)) for bound in bounds(sigma, following, last))
         if self.variance == "learned":
             clean, fraction = self.denoiser.moments(x, sigma.to(x), self.condition)
             return clean, learned(small, large, fraction)
         clean = self.denoiser(x, sigma.to(x), self.condition)
         return clean, small if self.variance == "small" or not following.any() else large
-
-    def end(self) -> float:
-        """The posterior's variance at the last step but one, in the place of none at the last."""
-        low, high = map(float, self.levels[1:3])
-        return (low / high) ** 2 * (high - low) * (high + low) / (1 + low**2)
 
 
 def chain_of(schedule: Schedule) -> list[float]:

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from diptych.diffusion.schedules import Table
-
 
 def bounds(sigma: Tensor, following: Tensor, end: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
     """Log variances that a step may have: the posterior's, beta tilde, and the forward step's, beta.
@@ -28,11 +26,9 @@ def bounds(sigma: Tensor, following: Tensor, end: Tensor | float | None = None) 
     return torch.where(following > 0, small, last).log(), large.log()
 
 
-def ending(schedule: Table) -> float:
-    """What stands for the posterior's variance at the last step: that of the step before it."""
-    s, sigma = schedule.exact[:2]
-    variance: float = (s / sigma) ** 2 * (sigma - s) * (sigma + s) / (1 + s**2)
-    return variance
+def ending(low: float, high: float) -> float:
+    """The posterior's variance from `high` to `low`; it stands for that of the last step, from `low`."""
+    return (low / high) ** 2 * (high - low) * (high + low) / (1 + low**2)
 
 
 def learned(log_small: Tensor, log_large: Tensor, fraction: Tensor) -> Tensor:

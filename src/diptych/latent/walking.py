@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import WrongUse
+from diptych.latent.arcs import slerp
 from diptych.latent.points import Points, device_of, drawn, labels, rendered, styled
 from diptych.model import Condition, Model, Noise, evaluating, to_uint8
 
@@ -94,14 +95,3 @@ def closed_spline(points: Tensor, leg: Tensor, share: Tensor) -> Tensor:
     square = 2 * before - 5 * one + 4 * other - after
     cube = 3 * (one - other) + after - before
     return one + (linear + (square + cube * t) * t) * t / 2
-
-
-def slerp(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """Along great circles from `one` to `other`, (F, ...) each, at shares (F,) from 0 to 1: Shoemake 1985."""
-    share = share.view(-1, *[1] * (one.ndim - 1)).to(one)
-    angle = torch.cosine_similarity(one.flatten(1), other.flatten(1), 1).clamp(-1, 1).acos().view_as(share)
-    straight = angle.sin() < 1e-4  # alike or opposite: there is no one great circle
-    sine = torch.where(straight, 1.0, angle.sin())
-    a = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
-    b = torch.where(straight, share, (share * angle).sin() / sine)
-    return a * one + b * other

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from statistics import NormalDist, stdev
+from statistics import stdev
 from typing import Any
 
 from diptych.errors import NotComparable, NotMeasurable
+from diptych.measuring.student import quantile, two_sided
 from diptych.scores import Better, Report, RulerCard, number
 
 LEVEL = 0.05  # differences with a smaller p-value are called differences
@@ -67,7 +68,7 @@ def difference(first: Report, second: Report, score: str) -> Difference:
         raise NotComparable(f"{first.name} and {second.name} were drawn anew a different number of times")
     value, degrees = a.value - b.value, len(a.replicates) - 1
     error = stdev(x - y for x, y in zip(a.replicates, b.replicates, strict=True))
-    half, p = error * student(0.975, degrees), float(value == 0)
+    half, p = error * quantile(0.975, degrees), float(value == 0)
     if error > 0:
         p = two_sided(value / error, degrees)
     elif any(math.isinf(end) for estimate in (a, b) for end in (estimate.low, estimate.high)):
@@ -171,26 +172,6 @@ def check_cards(name: str, card: RulerCard, other_name: str, other: RulerCard) -
             f"{name} and {other_name} were measured with different rulers: {'; '.join(different)}",
             "evaluate both with the same data, n, seed, ruler and version",
         )
-
-
-def two_sided(t: float, degrees: int) -> float:
-    """The p-value of Student's t: by the normal that it is close to (Wallace, 1959; 3 digits from 10 on).
-
-    >>> round(two_sided(2.0, 99), 4)
-    0.0482
-    """
-    z = math.sqrt(degrees * math.log1p(t * t / degrees)) * (8 * degrees + 1) / (8 * degrees + 3)
-    return math.erfc(z / math.sqrt(2))
-
-
-def student(quantile: float, degrees: int) -> float:
-    """A quantile of Student's t, by the inverse of the same.
-
-    >>> round(student(0.975, 99), 3)
-    1.984
-    """
-    z = NormalDist().inv_cdf(quantile) * (8 * degrees + 3) / (8 * degrees + 1)
-    return math.copysign(math.sqrt(degrees * math.expm1(z * z / degrees)), z)
 
 
 def p_value(p: float) -> str:

@@ -50,7 +50,7 @@ class Hybrid(DenoiserMethod):
             raise WrongUse("variances are learned for the steps of a discrete schedule")
         self.vlb_weight, self.c_out = vlb_weight, denoiser.c_out
         levels = torch.tensor((0.0, *schedule.exact), dtype=torch.float64)  # step i leads from i + 1 to i
-        small, large = bounds(levels[1:], levels[:-1], ending(schedule))
+        small, large = bounds(levels[1:], levels[:-1], ending(*schedule.exact[:2]))
         for name, table in (("levels", levels), ("log_small", small), ("log_large", large)):
             self.register_buffer(name, table.float(), persistent=False)
 

@@ -19,6 +19,7 @@ import torch
 
 from diptych.errors import DiptychError, NotMeasurable, RunError
 from diptych.exam import Exam, metric
+from diptych.measuring import student
 from diptych.metrics.intervals import rank_interval
 from diptych.model import Model
 from diptych.scores import Better, Estimate
@@ -31,7 +32,6 @@ PATIENCE = 2.0  # seconds at batch 1 that may be spent on having enough calls fo
 # these times are spent in so many spells, with those of other batches and settings between: a machine is now
 # faster, now slower, and calls one after another share that
 SPELLS = 6
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}  # the 97.5 % point, by degrees of freedom
 LONGEST = 1.0  # seconds that one call may take for its batch size to be tried
 SLOWEST = 10.0  # seconds that a call at batch 1 may take for a larger batch to be tried at all
 
@@ -119,7 +119,7 @@ def drift(spells: Sequence[Sequence[float]]) -> float:
     if len(medians) < 2:
         return 0.0
     error = statistics.stdev(medians) / math.sqrt(len(medians))
-    return STUDENT[len(medians) - 1] * error / statistics.mean(medians)
+    return student.quantile(0.975, len(medians) - 1) * error / statistics.mean(medians)
 
 
 def quantile(

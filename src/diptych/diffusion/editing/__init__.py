@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from diptych.diffusion.editing.edit import Edit, check_guidance, device_of, diffusion_of
 from diptych.diffusion.editing.inpaint import Inpaint, InpaintOptions
-from diptych.diffusion.editing.interpolate import check_heard, interpolate, invert, slerp
+from diptych.diffusion.editing.interpolate import check_heard, interpolate, invert
 from diptych.diffusion.editing.operators import (
     Bicubic,
     Blur,
@@ -53,6 +53,5 @@ __all__ = [
     "interpolate",
     "invert",
     "named_operator",
-    "slerp",
     "wide",
 ]

@@ -17,6 +17,7 @@ from diptych.diffusion.samplers.grids import HIGHEST, LOWEST, karras
 from diptych.diffusion.samplers.heun import heun
 from diptych.diffusion.sight import Sight
 from diptych.errors import WrongUse
+from diptych.latent.arcs import slerp
 from diptych.model import Condition, Model, Noise
 
 SILENT = Noise(())
@@ -93,18 +94,6 @@ def interpolate(
         return back(model, latent, Condition(), steps, Regional(model.guided(), labels, shares))
 
     return torch.cat([between(share) for share in torch.split(along, batch)])
-
-
-def slerp(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """Along the great circle from `one` to `other`, (1, ...), at shares (N,) from 0 to 1: (N, ...)."""
-    share = share.view(-1, *[1] * (one.ndim - 1)).to(one)
-    cosine = torch.cosine_similarity(one.flatten(), other.flatten(), 0).clamp(-1, 1)
-    angle = cosine.acos()
-    straight = angle.sin() < 1e-4  # alike or opposite: there is no one great circle
-    sine = torch.where(straight, 1.0, angle.sin())
-    a = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
-    b = torch.where(straight, share, (share * angle).sin() / sine)
-    return a * one + b * other
 
 
 def levels(model: DiffusionModel, steps: int) -> list[float]:
