@@ -242,7 +242,7 @@ def interpolate(
     """
     editing.check_heard(options)
     found = opened(model, device, options, labels is not None)
-    where = editing.device_of(found)
+    where = found.device
     if isinstance(one, int) and isinstance(other, int):
         if fit is not None:
             raise WrongUse("fit means nothing to seeds", "leave it out")

@@ -200,8 +200,7 @@ class Exam:
     @cached_property
     def device(self) -> torch.device:
         """Where features are computed: where the model is."""
-        first = None if self.model is None else next(self.model.parameters(), None)
-        return torch.device("cpu") if first is None else first.device
+        return torch.device("cpu") if self.model is None else self.model.device
 
     def shared(self, key: str, compute: Callable[[], T]) -> T:
         """What `compute` gives, computed once: for work that several metrics need."""

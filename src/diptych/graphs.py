@@ -63,7 +63,7 @@ class Graphed(Model):
 
     def __init__(self, model: Model, capture: Capture = cuda_graph) -> None:
         super().__init__()
-        if capture is cuda_graph and next(model.parameters(), torch.empty(0)).device.type != "cuda":
+        if capture is cuda_graph and model.device.type != "cuda":
             raise WrongUse(
                 "a CUDA graph needs a model on a CUDA device", "leave --graph out on other devices"
             )
@@ -107,9 +107,9 @@ class Graphed(Model):
         return Captured(noise, kept, *self.capture(call), self.model.lasting())
 
 
-def on_its_device(model: nn.Module) -> AbstractContextManager[object]:
+def on_its_device(model: Model) -> AbstractContextManager[object]:
     """Makes the GPU that a model is on the current one: a graph is captured there and nowhere else."""
-    device = next(model.parameters(), torch.empty(0)).device
+    device = model.device
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

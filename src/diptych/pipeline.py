@@ -95,7 +95,7 @@ class Pipeline(Model):
 
     def _drawn(self, seeds: Sequence[int], condition: Condition) -> tuple[Tensor, bool]:
         """Images, and whether they depended on their own generators alone."""
-        device = next(self.parameters()).device
+        device = self.device
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(cuda):
             torch.manual_seed(seeds[0])

@@ -132,7 +132,7 @@ class Case:
     """Some seeds: their noise, the denoiser under their labels, and what the fine solution sees and finds."""
 
     def __init__(self, model: DiffusionModel, levels: Sequence[float], seeds: Sequence[int]) -> None:
-        device = next(model.parameters()).device
+        device = model.device
         self.options, self.level = model.options, levels[0]
         noise = Noise(seeds, device).normal(*model.image_shape)
         self.noise = noise.contiguous(memory_format=torch.channels_last)

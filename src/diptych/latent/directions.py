@@ -15,7 +15,6 @@ from diptych.errors import DiptychError, WrongUse
 from diptych.latent.points import (
     Points,
     chosen_layers,
-    device_of,
     generator_of,
     layout,
     read_arrays,
@@ -80,7 +79,7 @@ def principal(
     step: of the differences, in standard deviations of the latents. It costs 2 D images a point.
     """
     generator, (count, width) = generator_of(model), layout(model)
-    chosen, device = chosen_layers(layers, count), device_of(model)
+    chosen, device = chosen_layers(layers, count), model.device
     points = sampled(generator, n)
     size = step * float(points.latents.std(0).square().mean().sqrt())
     gram = torch.zeros(width, width, dtype=torch.float64)

@@ -16,7 +16,6 @@ from diptych.errors import WrongUse, did_you_mean
 from diptych.features._perceptual import Perceptual
 from diptych.latent.points import (
     Points,
-    device_of,
     labels,
     layout,
     moments,
@@ -104,11 +103,11 @@ def invert(
             f"not {image.dtype} {tuple(image.shape)}",
         )
     chart = Chart(generator, options.space, label)
-    eye = Perceptual(options.pixels, device_of(generator))
+    eye = Perceptual(options.pixels, generator.device)
     candidates = chart.candidates(options.candidates) if options.start == "best" else chart.middle()
     parts = []
     for begin in range(0, len(image), options.batch):
-        target = from_uint8(image[begin : begin + options.batch]).to(device_of(generator))
+        target = from_uint8(image[begin : begin + options.batch]).to(generator.device)
         parts.append(found(chart, eye, target, candidates, options, watch, begin * options.steps))
     latents, told, distance, started = zip(*parts, strict=True)
     known = [label for label in told if label is not None]
@@ -132,7 +131,7 @@ class Chart:
             raise WrongUse(f"a model without styles has no space {space}", "its latents are z: --space z")
         if self.space != "z":
             mean, self.deviation = moments(generator, label=label)
-            self.mean = mean.to(device_of(generator))
+            self.mean = mean.to(generator.device)
 
     def latents(self, u: Tensor, condition: Condition) -> Tensor:
         """(B, L, D), differentiable."""

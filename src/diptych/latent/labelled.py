@@ -21,7 +21,6 @@ from diptych.features.store import seen
 from diptych.latent.directions import Directions, described
 from diptych.latent.points import (
     chosen_layers,
-    device_of,
     generator_of,
     rendered,
     sampled,
@@ -63,8 +62,8 @@ def from_labels(
     points = sampled(generator_of(model), n, label)
     chosen = chosen_layers(layers, points.latents.shape[1])
     images = rendered(untruncated(model), points, batch)
-    features = look(lambda rows: images[rows], n, "", device_of(model))
-    told = teach(data, device_of(model))(features)  # (n, K): does it look like class k; what attribute has it
+    features = look(lambda rows: images[rows], n, "", model.device)
+    told = teach(data, model.device)(features)  # (n, K): does it look like class k; what attribute has it
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # labels go in turn with the seeds
     latents, told = points.latents.mean(1)[order], told[order]  # styles are the same in all layers
     kept = torch.arange(n) % 5 == 0

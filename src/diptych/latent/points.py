@@ -49,11 +49,6 @@ def generator_of(model: Model) -> GeneratorModel:
     return model
 
 
-def device_of(model: Model) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters(), torch.empty(0)).device
-
-
 def labels(model: Model, seeds: Iterable[int], label: Tensor | None = None) -> Tensor | None:
     """One label () or (K,) for all of these seeds; None: those that the model takes for them."""
     seeds = list(seeds)
@@ -68,7 +63,7 @@ def labels(model: Model, seeds: Iterable[int], label: Tensor | None = None) -> T
 def drawn(model: Model, seeds: Iterable[int], label: Tensor | None = None, batch: int = 256) -> Points:
     """The points that `model.sample` renders for these seeds. label: one, () or (K,), for all of them."""
     generator, seeds = generator_of(model), list(seeds)
-    told, device = labels(model, seeds, label), device_of(model)
+    told, device = labels(model, seeds, label), model.device
     parts = []
     for start in range(0, len(seeds), batch):
         rows = slice(start, start + batch)
@@ -82,7 +77,7 @@ def drawn(model: Model, seeds: Iterable[int], label: Tensor | None = None, batch
 @torch.inference_mode()
 def rendered(model: Model, points: Points, batch: int = 64) -> Tensor:
     """Images of points, uint8 (N, C, H, W) on the CPU; noise inputs of layers are the constant ones."""
-    generator, device = generator_of(model), device_of(model)
+    generator, device = generator_of(model), model.device
     parts = [torch.empty(0, *generator.image_shape, dtype=torch.uint8)]
     with evaluating(generator):
         for start in range(0, len(points), batch):

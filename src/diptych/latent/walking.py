@@ -12,7 +12,7 @@ from torch import Tensor
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import WrongUse
 from diptych.latent.arcs import slerp
-from diptych.latent.points import Points, device_of, drawn, labels, rendered, styled
+from diptych.latent.points import Points, drawn, labels, rendered, styled
 from diptych.model import Condition, Model, Noise, evaluating, to_uint8
 
 
@@ -47,7 +47,7 @@ def through_noise(
 ) -> Tensor:
     """A closed loop through the noise of these seeds: all that the model draws follows great circles."""
     leg, share = schedule(frames, len(seeds))
-    told, along, device = on_the_way(label, leg, share), eased(share), device_of(model)
+    told, along, device = on_the_way(label, leg, share), eased(share), model.device
     parts = []
     with evaluating(model):
         for start in range(0, frames, batch):

@@ -96,7 +96,7 @@ def coupled(teacher: DiffusionModel, pairs: int, batch: int = 256) -> Pairs:
     if pairs < 1:
         raise WrongUse(f"pairs must be at least 1, not {pairs}")
     teacher = noiseless(teacher)
-    device = next(teacher.parameters()).device
+    device = teacher.device
     images, noises, labels = [], [], []
     for start in range(0, pairs, batch):
         seeds = range(start, min(pairs, start + batch))

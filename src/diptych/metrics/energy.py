@@ -48,7 +48,7 @@ class Meter(Protocol):
 def energy(exam: Exam) -> Mapping[str, Estimate]:
     """Joules an image at the best batch: all that processor or GPU drew meanwhile, nothing subtracted."""
     model = exam.asked("energy")
-    device = next(model.parameters()).device
+    device = model.device
     with contextlib.closing(meter_of(device)) as meter:
         batch = shared_timings(exam).fastest
 

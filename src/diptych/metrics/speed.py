@@ -174,7 +174,7 @@ def timings(
             "directory": directory,
             "settings": [dict(setting) for setting in settings],
             "threads": torch.get_num_threads(),
-            "device": str(next(model.parameters()).device),
+            "device": str(model.device),
             "modules": sorted(modules),
             "patience": patience,
         }
@@ -246,7 +246,7 @@ def timed(
     Of all spells there are 6 calls or more, as the interval of a median needs; up to `patience` seconds are
     spent on this one's part of the 400 that the interval of a p99 can be read from.
     """
-    calls = _calls(model, batch, next(model.parameters()).device)
+    calls = _calls(model, batch, model.device)
     if warm:
         _spend(calls, seconds / 5, 1)
     spent = _spend(calls, seconds, least)
@@ -281,7 +281,7 @@ class Memory:
 
     def of(self, model: Model) -> float:
         """MiB at the peak of drawing one image at a time: weights and activations."""
-        device = next(model.parameters()).device
+        device = model.device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:

@@ -5,7 +5,7 @@ Almost every edit is a denoiser around a denoiser, a start and a range of noise 
 
 from __future__ import annotations
 
-from diptych.diffusion.editing.edit import Edit, check_guidance, device_of, diffusion_of
+from diptych.diffusion.editing.edit import Edit, check_guidance, diffusion_of
 from diptych.diffusion.editing.inpaint import Inpaint, InpaintOptions
 from diptych.diffusion.editing.interpolate import check_heard, interpolate, invert
 from diptych.diffusion.editing.operators import (
@@ -48,7 +48,6 @@ __all__ = [
     "Windows",
     "check_guidance",
     "check_heard",
-    "device_of",
     "diffusion_of",
     "interpolate",
     "invert",

@@ -78,11 +78,6 @@ def check_guidance(model: DiffusionModel, asked: Mapping[str, Any], labelled: bo
         )
 
 
-def device_of(model: Model) -> torch.device:
-    """Where the model's weights are."""
-    return next(model.parameters(), torch.empty(0)).device
-
-
 def numbers(shape: tuple[int, ...] | torch.Size) -> str:
     """(3, 32, 32) as "3, 32, 32"."""
     return ", ".join(map(str, shape))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diptych.diffusion.editing.edit import Edit, device_of, label_only, start
+from diptych.diffusion.editing.edit import Edit, label_only, start
 from diptych.diffusion.editing.inverse import METHODS, Consistent, solve
 from diptych.diffusion.editing.operators import Operator, Pooling
 from diptych.errors import WrongUse, did_you_mean
@@ -59,7 +59,7 @@ class Restore(Edit):
             raise WrongUse(
                 f"the operator reads images {operator.image_shape}, the model makes {self.image_shape}"
             )
-        self.operator = operator.to(device_of(self.model))
+        self.operator = operator.to(self.model.device)
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]."""
@@ -109,7 +109,7 @@ class Colour(Edit):
         super().__init__(model, options)
         _, height, width = self.image_shape
         pooled = Pooling(self.image_shape, min(options.cells, height), min(options.cells, width))
-        self.operator = pooled.to(device_of(self.model))
+        self.operator = pooled.to(self.model.device)
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]."""

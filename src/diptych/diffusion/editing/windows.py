@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser, Wrapper
-from diptych.diffusion.editing.edit import device_of, diffusion_of
+from diptych.diffusion.editing.edit import diffusion_of
 from diptych.diffusion.guidance import Guide, Strength
 from diptych.diffusion.model import DiffusionModel
 from diptych.errors import WrongUse
@@ -116,7 +116,7 @@ def wide(model: Model, height: int, width: int, overlap: float = 0.5) -> Diffusi
     guide = None if small.guide is None else WindowsGuide(small.guide)
     windows = Windows(small.denoiser, height, width, overlap)
     found = DiffusionModel(windows, small.options, guide).train(small.training)
-    return found.to(device_of(small))
+    return found.to(small.device)
 
 
 def places(canvas: int, window: int, overlap: float) -> list[int]:
