@@ -22,9 +22,9 @@ from diptych.diffusion.model import DiffusionOptions
 ROOT = Path(__file__).parents[1]
 
 
-def python_block(document: str) -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.S)
-    return str(code)
+def python_block(document: str, which: int = 0) -> str:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.S)
+    return str(found[which])
 
 
 def execute(code: str, folder: Path, source: Path = ROOT / "src") -> str:
@@ -62,6 +62,22 @@ def test_the_method_of_the_guide_trains(tmp_path: Path) -> None:
         "print(run.log()[-1]['losses'])"
     )
     assert "logit_gap" in execute(code, tmp_path, tmp_path / "src")
+
+
+def test_the_metric_of_the_guide_measures(tmp_path: Path) -> None:
+    """One new file in a copy of the package, nothing else edited: asked for, in a report, with a floor."""
+    shutil.copytree(ROOT / "src" / "diptych", tmp_path / "src" / "diptych")
+    new = tmp_path / "src" / "diptych" / "metrics" / "brightness.py"
+    new.write_text(python_block("docs/add-a-method.md", 1), encoding="utf-8")
+    code = (
+        "import diptych; "
+        "diptych.train('dcgan', 'digits', 'run', budget='64-images', width=8, batch=16, ticks=1, exam=0); "
+        "report = diptych.evaluate('run', n=40, metrics=['brightness']); "
+        "print(report.scores['brightness'].value, abs(report.floor['brightness'].value) < 30)"
+    )
+    value, small = execute(code, tmp_path, tmp_path / "src").split()[-2:]
+    assert abs(float(value)) > 0
+    assert small == "True"
 
 
 def test_the_gan_of_the_guide_trains(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from diptych import catalog
 from diptych import exam as ruler
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse
-from diptych.exam import Exam, metric, nearest_training_images, shuffle
+from diptych.exam import Exam, nearest_training_images, shuffle
 from diptych.features import store
 from diptych.features.extractor import Extractor, extractor
-from diptych.measuring.evaluation import SCORES, evaluate, floor_of, measured, metrics_named
+from diptych.measuring.evaluation import evaluate, floor_of, measured, metrics_named
 from diptych.measuring.quick import QuickExam
+from diptych.metric import metric
 from diptych.metrics.cost import cost, flops_per_image
 from diptych.model import Condition, Model, Noise, from_uint8
 from diptych.scores import Estimate, Report
@@ -214,7 +215,6 @@ def test_a_score_may_be_asked_for_by_its_name(report: Report) -> None:
     ]
     given = {metric.name for score in report.scores for metric in metrics_named([score])}
     assert given == set(QUALITY)
-    assert SCORES.keys() <= catalog.metrics().keys()
 
 
 def test_wrong_uses(digits: DataSet) -> None:
@@ -284,12 +284,19 @@ def test_cost_of_a_network_counted_by_hand(digits: DataSet) -> None:
 def test_a_metric_is_found_by_its_file() -> None:
     assert {"fid", "kid", "precision_recall", "density_coverage", "speed", "cost"} <= set(catalog.metrics())
 
-    @metric
+
+def test_a_metric_gives_what_it_declares(digits: DataSet) -> None:
     def answer(exam: Exam) -> dict[str, Estimate]:
         """The answer."""
         return {"answer": Estimate.exact(42)}
 
-    assert (answer.name, answer.doc) == ("answer", "The answer.")
+    exam = Exam(Replayer(digits.train), digits, n=20)
+    side = Estimate.exact(42).better
+    good = metric({"answer": side})(answer)
+    assert (good.name, good.doc, good(exam)["answer"].value) == ("answer", "The answer.", 42)
+    for wrong in ({"answers": side}, {"answer": "higher" if side == "lower" else "lower"}):
+        with pytest.raises(TypeError, match="does not say that answer is"):
+            metric(wrong)(answer)(exam)
 
 
 def test_machine_card_names_no_host_and_no_path() -> None:

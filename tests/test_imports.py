@@ -135,7 +135,7 @@ LAW: dict[str, set[str]] = {
     "planted": {"errors"},
     "features": {"allowance", "errors", "model", "features", "device", "files", "parallel"},
     "exam": {"errors", "model", "data", "scores", "features", "parallel"},
-    "evaluation": {"errors", "model", "data", "scores", "exam", "machine", "catalog", "parallel"}
+    "evaluation": {"metric", "errors", "model", "data", "scores", "exam", "machine", "catalog", "parallel"}
     | {"provenance"},
     "grading": {
         "errors",
@@ -153,7 +153,9 @@ LAW: dict[str, set[str]] = {
     "judging": {"alarms", "data", "errors", "evaluation", "method", "privacy", "quick", "reference", "runs"}
     | {"subject"},
     "quick": {"alarms", "data", "errors", "exam", "evaluation", "method", "model", "parallel"},
+    "metric": {"exam", "scores"},
     "metrics": {
+        "metric",
         "student",
         "exam",
         "features",
@@ -223,7 +225,7 @@ LAW: dict[str, set[str]] = {
     "directions": {"errors", "points", "model"},
     "labelled": {"data", "directions", "errors", "features", "points", "metrics", "model"},
     "autoguidance": {"diffusion", "errors", "runs", "saveable"},
-    "catalog": {"errors", "methods", "metrics", "recipe", "exam"},
+    "catalog": {"metric", "errors", "methods", "metrics", "recipe", "exam"},
     "sheets": {"data", "exam", "model", "pictures"},
     "contest": {
         "checking",

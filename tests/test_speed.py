@@ -15,22 +15,19 @@ from conftest import made_up
 from diptych.errors import DiptychError, NotMeasurable
 from diptych.exam import Exam
 from diptych.metrics import speed as module
+from diptych.metrics import stopwatch
 from diptych.metrics.speed import (
-    BATCHES,
-    SPELLS,
     Timings,
-    calls_by_batch,
     drift,
     latency,
     measure_speed,
     quantile,
     speed,
     speed_by_batch,
-    spells_by_batch,
     throughput,
-    timed,
 )
 from diptych.metrics.speed import scores as speed_scores
+from diptych.metrics.stopwatch import BATCHES, SPELLS, calls_by_batch, spells_by_batch, timed
 from diptych.model import Condition, Model, Noise
 from diptych.saveable import saveable
 
@@ -121,7 +118,7 @@ def scripted(
         warmed.append(warm)
         return [call + image * batch] * 6
 
-    monkeypatch.setattr(module, "timed", at_once)
+    monkeypatch.setattr(stopwatch, "timed", at_once)
     return calls_by_batch(Sleeper()), warmed
 
 
@@ -154,7 +151,7 @@ def test_the_search_for_throughput_ends_where_memory_does(
             raise error
         return [0.1] * 6
 
-    monkeypatch.setattr(module, "timed", until)
+    monkeypatch.setattr(stopwatch, "timed", until)
     if error not in SHORTAGES:
         with pytest.raises(RuntimeError, match="shape"):
             calls_by_batch(Sleeper())
@@ -207,7 +204,7 @@ def test_spells_of_all_settings_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
         asked.append((models.index(model), batch))
         return [0.2 if batch == 1 else 0.8] * least  # batch 4 gives no more, and is tried
 
-    monkeypatch.setattr(module, "timed", spell)
+    monkeypatch.setattr(stopwatch, "timed", spell)
     found = spells_by_batch(models)
     assert asked == [(0, 1), (0, 4), (1, 1), (1, 4)] * SPELLS
     assert found == [{1: [[0.2] * 2] + [[0.2]] * 5, 4: [[0.8] * 2] + [[0.8]] * 5}] * 2

@@ -12,7 +12,7 @@ from diptych.errors import WrongUse, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from diptych.exam import Metric
+    from diptych.metric import Metric
     from diptych.recipe import RecipeSpec
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def recipes() -> dict[str, RecipeSpec]:
 
 def metrics() -> dict[str, Metric]:
     """Every metric by name."""
-    from diptych.exam import Metric
+    from diptych.metric import Metric
 
     return {
         metric.name: metric for module in _modules("diptych.metrics") for metric in _members(module, Metric)

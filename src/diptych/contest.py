@@ -11,14 +11,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from diptych import pictures
+from diptych import catalog, pictures
 from diptych.alarms import LEVEL
 from diptych.checking import made
 from diptych.choice import check_names, choose
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, Diverged, NotMeasurable, WrongUse
 from diptych.exam import Exam, shuffle
-from diptych.measuring.evaluation import MACHINE, PANEL, evaluate, floor_of, metrics_named, warned_once
+from diptych.measuring.evaluation import PANEL, evaluate, floor_of, metrics_named, warned_once
 from diptych.measuring.quick import QuickExam, check_number
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
@@ -49,15 +49,10 @@ class Entry:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-# what a duel measures of each point, and which side is better: what may be asked for is known before training
-SCORES: Mapping[str, Better] = {
-    **dict.fromkeys(("fid", "fid_infinity", "kid", "near_training"), "lower"),
-    **dict.fromkeys(("precision", "recall", "density", "coverage", "vendi", "authpct"), "higher"),
-    **dict.fromkeys(("vendi_ratio", "nn_ratio", "c_t"), "neither"),
-    **dict.fromkeys(("parameters", "flops", "memory_mib"), "lower"),
-    **dict.fromkeys(("latency_ms", "latency_p95_ms", "latency_p99_ms"), "lower"),
-    "images_per_s": "higher",
-}
+def measured_of_points() -> dict[str, Better]:
+    """What a duel measures of each point, and which side is better: so what may be asked for is known."""
+    known = catalog.metrics()
+    return {score: side for name in (*PANEL, "speed") for score, side in known[name].scores.items()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class Rules:
     at_least: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_names(SCORES, self.best, self.at_most, self.at_least)
+        check_names(measured_of_points(), self.best, self.at_most, self.at_least)
         check_number(0 if self.exam == "auto" else self.exam)
         if self.n < 1:
             raise WrongUse(f"n is {self.n}", "n is how many images each score looks at, 1 or more")
@@ -159,7 +154,7 @@ def check_measurable(data: DataSet, rules: Rules) -> None:
     for name in dict.fromkeys((rules.best, *rules.at_most, *rules.at_least)):
         (metric,) = metrics_named([name])
         try:
-            if metric.name not in MACHINE:
+            if not metric.cost:
                 metric(exam)
         except NotMeasurable as error:
             role = "is to decide" if name == rules.best else "has a limit"

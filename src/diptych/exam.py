@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from diptych.errors import NotMeasurable, WrongUse
 from diptych.features.extractor import Extractor, extractor
 from diptych.features.store import content, seen
 from diptych.model import Condition, Model
-from diptych.scores import Estimate, RulerCard
+from diptych.scores import RulerCard
 from diptych.system import parallel
 
 VERSION = "3"  # of the metrics' code: rises when a number could change
@@ -239,47 +238,6 @@ class Exam:
         floor = Exam(None, self.data, n=self.n, seed=self.seed, extractor=self._name, fakes=fakes)
         floor.seen = rows[floor._fake_rows]
         return floor
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measure by name: a function from an exam to named estimates. Made by @metric."""
-
-    name: str
-    measure: Callable[[Exam], Mapping[str, Estimate]]
-    asked_only: bool = False  # too dear, or too special, to be measured unless it is named
-    timed: bool = False  # measures this machine: one process does it while the others wait
-    floored: bool = True  # training images in the fakes' place give a floor
-
-    @property
-    def doc(self) -> str:
-        """The function's docstring."""
-        return self.measure.__doc__ or ""
-
-    def __call__(self, exam: Exam) -> Mapping[str, Estimate]:
-        return self.measure(exam)
-
-
-Measure = Callable[[Exam], Mapping[str, Estimate]]
-
-
-@overload
-def metric(measure: Measure) -> Metric: ...
-
-
-@overload
-def metric(
-    *, asked_only: bool = False, timed: bool = False, floored: bool = True
-) -> Callable[[Measure], Metric]: ...
-
-
-def metric(
-    measure: Measure | None = None, *, asked_only: bool = False, timed: bool = False, floored: bool = True
-) -> Metric | Callable[[Measure], Metric]:
-    """Marks a function as a metric; its name is the function's."""
-    if measure is None:
-        return lambda given: Metric(given.__name__, given, asked_only, timed, floored)
-    return Metric(measure.__name__, measure, asked_only, timed, floored)
 
 
 def nearest_training_images(

@@ -10,7 +10,8 @@ from typing import Any
 
 from diptych.data.images import DataSet, Images
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
-from diptych.exam import Exam, Metric
+from diptych.exam import Exam
+from diptych.metric import Metric
 from diptych.model import Model
 from diptych.scores import Estimate, Report
 from diptych.system import parallel
@@ -19,26 +20,8 @@ from diptych.system.provenance import command, tensors_sha256, versions
 
 log = logging.getLogger("diptych")
 
-# what a duel puts side by side: quality, diversity, copying, cost
+# the first in a table, and what a duel puts side by side: quality, diversity, copying, cost
 PANEL = ("fid", "fid_infinity", "kid", "precision_recall", "density_coverage", "vendi", "copying", "cost")
-# what metrics give under other names than their own: a score may be asked for by its name too
-SCORES = {
-    "precision_recall": ("precision", "recall"),
-    "density_coverage": ("density", "coverage"),
-    "copying": ("authpct", "nn_ratio", "near_training", "c_t"),
-    "vendi": ("vendi_ratio",),
-    "diversity": ("intra_class_diversity",),
-    "classes": ("class_divergence", "modes_reached", "label_accuracy", "bin_divergence", "bins_reached"),
-    "classification_accuracy": ("cas", "cas_real"),
-    "sharpness": ("spectrum_distance", "sharpness_ratio"),
-    "bits_per_dim": ("bits_per_dim_bound",),
-    "equivariance": ("eq_t", "eq_t_frac", "eq_r"),
-    "cost": ("parameters", "flops"),
-    "speed": ("latency_ms", "latency_p95_ms", "latency_p99_ms", "memory_mib", "images_per_s"),
-    "energy": ("energy_j",),
-    "price": ("price_per_1000",),
-}
-MACHINE = ("cost", "speed", "speed_by_batch", "energy", "price")  # stand last in a table
 
 
 def evaluate(
@@ -160,15 +143,19 @@ def metrics_named(names: Sequence[str] | None) -> list[Metric]:
     from diptych.catalog import metrics  # the catalog lists the metrics by importing each
 
     known = metrics()
-    giving = {score: name for name, scores in SCORES.items() for score in scores}
+    giving = {score: name for name, each in known.items() for score in each.scores}
     for name in names or ():
         if name not in known and name not in giving:
             raise WrongUse(f"there is no metric called {name}", did_you_mean(name, [*known, *giving]))
     if names is not None:  # once each, where two are scores of one
         return [known[name] for name in dict.fromkeys(giving.get(name, name) for name in names)]
-    quality = [name for name in known if name not in MACHINE]
-    usual = [*PANEL[:-1], *quality, *MACHINE]
-    return [known[name] for name in dict.fromkeys(usual) if not known[name].asked_only]
+    usual = sorted(known.values(), key=lambda each: (each.cost, *place(each.name)))
+    return [each for each in usual if not each.asked_only]
+
+
+def place(name: str) -> tuple[int, str]:
+    """Where a metric stands in a table: as in the panel, then by name."""
+    return (PANEL.index(name) if name in PANEL else len(PANEL), name)
 
 
 def floor_of(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import from_influence, normal
 from diptych.model import Condition, Model, evaluating
 from diptych.scores import Estimate
@@ -28,7 +29,7 @@ WAYS = {  # what an estimator gives bits of
 }
 
 
-@metric(asked_only=True, floored=False)
+@metric({"bits_per_dim": "lower", "bits_per_dim_bound": "lower"}, asked_only=True, floored=False)
 def bits_per_dim(exam: Exam) -> Mapping[str, Estimate]:
     """Bits that the model needs for a channel of a pixel of a held-out image; 8 is knowing nothing.
 

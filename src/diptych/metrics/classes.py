@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
 from diptych.features.clusters import centres
+from diptych.metric import metric
 from diptych.metrics.classifier import described, predicted
 from diptych.metrics.intervals import enough, from_influence, wilson
 from diptych.metrics.squares import squared_interval
@@ -30,7 +31,15 @@ UNBIASED = (
 )
 
 
-@metric
+@metric(
+    {
+        "class_divergence": "lower",
+        "modes_reached": "higher",
+        "label_accuracy": "higher",
+        "bin_divergence": "lower",
+        "bins_reached": "higher",
+    }
+)
 def classes(exam: Exam) -> Mapping[str, Estimate]:
     """Divergence of the class histograms, modes reached, and how often a fake is of the class asked for."""
     enough("a class histogram", ENOUGH, exam.images("real"), exam.images("fake"))

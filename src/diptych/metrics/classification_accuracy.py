@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
 from diptych.features.extractor import resized, to_rgb
+from diptych.metric import metric
 from diptych.metrics.intervals import enough, from_influence, wilson
 from diptych.scores import Estimate
 
@@ -24,7 +25,7 @@ STEPS, BATCH, RATE = 400, 64, 3e-3
 SEED = 0
 
 
-@metric(asked_only=True)
+@metric({"cas": "higher", "cas_real": "neither"}, asked_only=True)
 def classification_accuracy(exam: Exam) -> Mapping[str, Estimate]:
     """CAS: accuracy on held-out reals after training on fakes; and, beside it, after training on reals."""
     labels, asked = exam.labels("real"), exam.labels("fake")

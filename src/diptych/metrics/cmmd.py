@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.metrics.mmd import Discrepancy, discrepancy
 from diptych.scores import Estimate
@@ -19,7 +20,7 @@ SIGMA = 10.0
 SCALE = 1000.0
 
 
-@metric
+@metric({"cmmd": "lower"})
 def cmmd(exam: Exam) -> Mapping[str, Estimate]:
     """1,000 times the squared MMD of unit CLIP embeddings, Gaussian kernel of sigma 10. Unbiased."""
     if not exam.extractor.name.startswith("clip"):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
 from diptych.features.clusters import centres
+from diptych.metric import metric
 from diptych.metrics.intervals import (
     Spread,
     enough,
@@ -36,7 +37,9 @@ LEAST = 20  # fakes that a cell needs to count: the paper's tau is 20 over their
 CLUSTERED = 10_000  # training images that the cells are made from
 
 
-@metric(floored=False)
+@metric(
+    {"authpct": "higher", "nn_ratio": "neither", "near_training": "lower", "c_t": "neither"}, floored=False
+)
 def copying(exam: Exam) -> Mapping[str, Estimate]:
     """Is the training set replayed? AuthPct, ratio of distances, share of fakes that are near, and C_T.
 

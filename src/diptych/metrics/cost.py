@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.model import Model
 from diptych.scores import Estimate
 from diptych.system.flops import FlopCounter
 
 
-@metric
+@metric({"parameters": "lower", "flops": "lower"}, cost=True)
 def cost(exam: Exam) -> Mapping[str, Estimate]:
     """Parameters, each counted once, and FLOPs to sample one image (a multiply-add is two)."""
     model = exam.asked("parameters and FLOPs")

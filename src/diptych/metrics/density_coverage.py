@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import proportion, rate
 from diptych.metrics.manifolds import DENSITY_K, found
 from diptych.scores import Estimate
@@ -16,7 +17,7 @@ from diptych.scores import Estimate
 NOTE = "k = 5, borders included; interval: {}, with the variance of both sets from halves of them"
 
 
-@metric
+@metric({"density": "higher", "coverage": "higher"})
 def density_coverage(exam: Exam) -> Mapping[str, Estimate]:
     """Density: how crowded with reals the fakes are. Coverage: the share of reals with a fake near."""
     shares, (_, _, density, coverage), reals, fakes = found(exam)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.classifier import predicted
 from diptych.metrics.intervals import Spread, enough, from_influence, normal
 from diptych.scores import Estimate
@@ -33,7 +34,7 @@ class Squared(NamedTuple):
     influence: Tensor  # (N,)
 
 
-@metric
+@metric({"diversity": "neither", "intra_class_diversity": "neither"})
 def diversity(exam: Exam) -> Mapping[str, Estimate]:
     """Mean distance among fakes relative to reals, over all pairs and (with labels) within classes."""
     real, fake = exam.features("real").double(), exam.features("fake").double()

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import torch
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.speed import quantile, shared_timings
 from diptych.scores import Estimate
 from diptych.system.device import synchronize
@@ -44,7 +45,7 @@ class Meter(Protocol):
         ...
 
 
-@metric(asked_only=True, timed=True)
+@metric({"energy_j": "lower"}, cost=True, asked_only=True, timed=True)
 def energy(exam: Exam) -> Mapping[str, Estimate]:
     """Joules an image at the best batch: all that processor or GPU drew meanwhile, nothing subtracted."""
     model = exam.asked("energy")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import from_influence, normal
 from diptych.scores import Estimate
 
@@ -17,7 +18,7 @@ IMAGES = 256  # a transform for each eight of them
 SPAN = 2.0  # of an image's values
 
 
-@metric(asked_only=True, floored=False)
+@metric({"eq_t": "higher", "eq_t_frac": "higher", "eq_r": "higher"}, asked_only=True, floored=False)
 def equivariance(exam: Exam) -> Mapping[str, Estimate]:
     """Whether images follow what they begin with: signal to noise in dB, 20 more is a tenth of the error.
 

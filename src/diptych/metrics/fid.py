@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.metrics.mmd import less
 from diptych.metrics.moments import (
@@ -32,7 +33,7 @@ SMALL = 512  # up to this size singular values are computed directly
 DIGITS = 1e-7  # relative error of a distance that squaring a matrix may cost
 
 
-@metric
+@metric({"fid": "lower"})
 def fid(exam: Exam) -> Mapping[str, Estimate]:
     """Squared Fréchet distance of the features' means and covariances; 0 is a perfect match."""
     real, fake = exam.features("real"), exam.features("fake")

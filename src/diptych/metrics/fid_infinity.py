@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.fid import Frechet, frechet
 from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.scores import Estimate
@@ -24,7 +25,7 @@ NOTE = (
 )
 
 
-@metric
+@metric({"fid_infinity": "lower"})
 def fid_infinity(exam: Exam) -> Mapping[str, Estimate]:
     """FID without its bias: what it would be with infinitely many reals and fakes."""
     real, fake = exam.features("real"), exam.features("fake")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.classifier import described, logits_of
 from diptych.metrics.intervals import enough, from_influence, normal
 from diptych.scores import Estimate
@@ -27,7 +28,7 @@ class Score(NamedTuple):
     influence: Tensor  # (N,)
 
 
-@metric
+@metric({"inception_score": "higher"})
 def inception_score(exam: Exam) -> Mapping[str, Estimate]:
     """How sure a classifier is of each fake, and how many classes it sees: 1 to the number of classes."""
     logits, source = _logits(exam)

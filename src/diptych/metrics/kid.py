@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from diptych.errors import WrongUse
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.metrics.mmd import Discrepancy, discrepancy
 from diptych.scores import Estimate
@@ -21,7 +22,7 @@ NOTE = (
 )
 
 
-@metric
+@metric({"kid": "lower"})
 def kid(exam: Exam) -> Mapping[str, Estimate]:
     """Squared maximum mean discrepancy, kernel (x·y/d + 1)³. Unbiased: 0 on average for a perfect match."""
     real, fake = exam.features("real"), exam.features("fake")

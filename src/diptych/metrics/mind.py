@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import corrected, enough, from_influence
 from diptych.scores import Estimate
 
@@ -22,7 +23,7 @@ DIRECTIONS = 1000
 BLOCK = 50  # directions at a time
 
 
-@metric
+@metric({"mind": "lower"})
 def mind(exam: Exam) -> Mapping[str, Estimate]:
     """Squared distance that features must be moved, by optimal transport along 1,000 fixed directions."""
     real, fake = exam.features("real"), exam.features("fake")

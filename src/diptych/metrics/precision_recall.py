@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import proportion
 from diptych.metrics.manifolds import found
 from diptych.scores import Estimate
@@ -12,7 +13,7 @@ from diptych.scores import Estimate
 NOTE = "k = 3, borders included; interval: Wilson, with the variance of both sets from halves of them"
 
 
-@metric
+@metric({"precision": "higher", "recall": "higher"})
 def precision_recall(exam: Exam) -> Mapping[str, Estimate]:
     """Precision: the share of fakes among the reals. Recall: the share of reals among the fakes."""
     shares, spreads, reals, fakes = found(exam)

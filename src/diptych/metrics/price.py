@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 
 from diptych.errors import NotMeasurable, WrongUse
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.speed import scores, shared_timings
 from diptych.scores import Estimate
 
 
-@metric(asked_only=True, timed=True)
+@metric({"price_per_1000": "lower"}, cost=True, asked_only=True, timed=True)
 def price(exam: Exam) -> Mapping[str, Estimate]:
     """Money for 1,000 images at the best batch, in the currency of the price given for an hour."""
     exam.asked("a price")

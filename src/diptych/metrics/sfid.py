@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.fid import ENOUGH, estimate, frechet
 from diptych.metrics.intervals import enough
 from diptych.scores import Estimate
 
 
-@metric
+@metric({"sfid": "lower"})
 def sfid(exam: Exam) -> Mapping[str, Estimate]:
     """Squared Fréchet distance of spatial features: what lies where, which pooling forgets."""
     real, fake = exam.features("real", "spatial"), exam.features("fake", "spatial")

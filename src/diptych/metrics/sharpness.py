@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
 from diptych.features.extractor import to_rgb
+from diptych.metric import metric
 from diptych.metrics.intervals import enough, from_influence, normal
 from diptych.metrics.squares import squared_interval
 from diptych.scores import Estimate
@@ -36,7 +37,7 @@ class Spectra(NamedTuple):
     fake: Tensor  # (M,) and of each fake
 
 
-@metric
+@metric({"spectrum_distance": "lower", "sharpness_ratio": "neither"})
 def sharpness(exam: Exam) -> Mapping[str, Estimate]:
     """Distance of the mean log power spectra in dB, and high-frequency energy of fakes over that of reals."""
     real, fake = exam.shared("real rings", lambda: rings(exam.images("real"))), rings(exam.images("fake"))

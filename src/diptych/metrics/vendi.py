@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from diptych.errors import NotMeasurable
-from diptych.exam import Exam, metric
+from diptych.exam import Exam
+from diptych.metric import metric
 from diptych.metrics.intervals import enough, from_influence, normal
 from diptych.scores import Better, Estimate
 
@@ -32,7 +33,7 @@ class Vendi(NamedTuple):
     pull: Tensor  # (D,)
 
 
-@metric
+@metric({"vendi": "higher", "vendi_ratio": "neither"})
 def vendi(exam: Exam) -> Mapping[str, Estimate]:
     """Effective number of different fakes, 1 to n; and its ratio to that of as many reals."""
     real, fake = exam.features("real"), exam.features("fake")
