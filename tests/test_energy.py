@@ -192,6 +192,7 @@ class Still(torch.nn.Module):
         Still.meter.images += len(seeds)
 
     meter = Steady(2.0)
+    device = torch.device("cpu")
 
 
 def test_energy_is_measured_at_the_best_batch(monkeypatch: pytest.MonkeyPatch) -> None:

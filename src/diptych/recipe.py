@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, get_type_hints
 
 from diptych.data.images import Images
@@ -52,20 +53,22 @@ def power_exponent(sigma_rel: float) -> float:
 by_half_life = half_life()
 
 
-SIZES = frozenset(
-    {"width", "blocks", "batch", "latent", "depth", "largest", "base", "steps", "style", "shared", "patch"}
-)  # whole, of something
-RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "dropout": (lambda value: 0 <= value < 1, "a share below 1"),
-    "sigma_data": (lambda value: value > 0, "above 0"),
-    "P_std": (lambda value: value > 0, "above 0"),
-    "t_std": (lambda value: value > 0, "above 0"),
-    "q": (lambda value: value > 1, "above 1"),
-    **dict.fromkeys(("weight_decay", "huber", "vlb_weight"), (lambda value: value >= 0, "at least 0")),
-    "stages": (lambda value: value >= 0, "at least 0"),
-}
+@dataclass(frozen=True)
+class Within:
+    """What a number may be, as an annotation: `Annotated[float, Within(lambda x: x > 0, "above 0")]`."""
+
+    holds: Callable[[float], bool]
+    says: str  # completes "must be ..."
 
 
+# kinds of arguments that recipes have; a recipe's own are made likewise
+Size = Annotated[int, Within(lambda value: value >= 1, "at least 1")]  # whole, of something
+AutoSize = Annotated[int, Within(lambda value: value >= 0, "at least 0, which is by the size of images")]
+Count = Annotated[int, Within(lambda value: value >= 0, "at least 0")]
+NotNegative = Annotated[float, Within(lambda value: value >= 0, "at least 0")]
+Positive = Annotated[float, Within(lambda value: value > 0, "above 0")]
+AboveOne = Annotated[float, Within(lambda value: value > 1, "above 1")]
+Share = Annotated[float, Within(lambda value: 0 <= value < 1, "a share below 1")]
 NamesRun = Annotated[str, "names a run"]  # an argument that is the directory of a run, whose weights it reads
 
 
@@ -104,6 +107,13 @@ class RecipeSpec:
         hints = get_type_hints(self.build)
         return {name: hints.get(name, Any) for name in self.defaults}
 
+    @cached_property
+    def ranges(self) -> dict[str, list[Within]]:
+        """Of each flag, what its number may be."""
+        hints = get_type_hints(self.build, include_extras=True)
+        marks = {name: getattr(hints.get(name), "__metadata__", ()) for name in self.defaults}
+        return {name: [mark for mark in of if isinstance(mark, Within)] for name, of in marks.items()}
+
     @property
     def runs(self) -> list[str]:
         """The flags that name runs, whose weights the training reads."""
@@ -122,11 +132,9 @@ class RecipeSpec:
         for name, value in given.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise WrongUse(f"{name} must be finite, not {value}")
-            if name in SIZES and type(value) is int and value < (0 if self.defaults[name] == 0 else 1):
-                least = "0, which means by the size of the images," if self.defaults[name] == 0 else "1"
-                raise WrongUse(f"{name} must be at least {least} not {value}")
-            if name in RANGES and type(value) in (int, float) and not RANGES[name][0](value):
-                raise WrongUse(f"{name} must be {RANGES[name][1]}, not {value}")
+            for within in self.ranges.get(name, ()):
+                if type(value) in (int, float) and not within.holds(value):
+                    raise WrongUse(f"{name} must be {within.says}, not {value}")
         return {**self.defaults, **given}
 
     def fitted(self, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,28 +6,28 @@ from __future__ import annotations
 from diptych.data.images import Images
 from diptych.methods.denoising import by_size
 from diptych.methods.iddpm import Hybrid, adm_denoiser, ancestral
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, NotNegative, Recipe, Share, Size, recipe
 
 
 @recipe(width=8, blocks=1, batch=8, steps=4)
 def adm(
     data: Images,
     *,
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 32,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 32,
     lr: float = 0.0,
-    dropout: float = 0.1,
+    dropout: Share = 0.1,
     multipliers: str = "",
     attention: str = "32,16,8",
     checkpointing: bool = False,
     label_dropout: float = 0.1,
     betas: str = "",
     diffusion_steps: int = 1000,
-    vlb_weight: float = 0.001,
+    vlb_weight: NotNegative = 0.001,
     guidance: float = 1.0,
     sampler: str = "ddpm",
-    steps: int = 50,
+    steps: Size = 50,
 ) -> Recipe:
     """ADM: much attention, learned variances; noisy-classifier --denoiser RUN adds its classifier guidance.
 

@@ -14,20 +14,20 @@ from diptych.errors import WrongUse
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.biggan import BigCritic, BigGenerator
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 
 @recipe(width=8, largest=16, latent=16, shared=8, batch=8)
 def biggan(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 512,
-    latent: int = 0,
-    shared: int = 128,
+    width: AutoSize = 0,
+    largest: Size = 512,
+    latent: AutoSize = 0,
+    shared: Size = 128,
     attention: int = 64,
     orthogonal: float = 1e-4,
-    batch: int = 0,
+    batch: AutoSize = 0,
     critic_steps: int = 2,
     lr: float = 0.0,
     critic_lr: float = 0.0,

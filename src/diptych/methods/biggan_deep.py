@@ -10,21 +10,21 @@ from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.biggan import check, say_unlabelled
 from diptych.methods.units import units_of
 from diptych.networks.biggan_deep import DeepCritic, DeepGenerator
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 
 @recipe(width=8, largest=16, blocks=1, latent=16, shared=8, batch=8)
 def biggan_deep(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 1024,
-    blocks: int = 2,
-    latent: int = 128,
-    shared: int = 128,
+    width: AutoSize = 0,
+    largest: Size = 1024,
+    blocks: Size = 2,
+    latent: Size = 128,
+    shared: Size = 128,
     attention: int = 64,
     orthogonal: float = 1e-4,
-    batch: int = 0,
+    batch: AutoSize = 0,
     critic_steps: int = 2,
     lr: float = 0.0,
     critic_lr: float = 0.0,

@@ -15,7 +15,18 @@ from diptych.diffusion.model import DiffusionOptions
 from diptych.method import Batch, Clock, Loss
 from diptych.methods.denoising import DenoiserMethod, by_size, load_denoiser, unet_for
 from diptych.networks.equalized import full_precision
-from diptych.recipe import NamesRun, Recipe, recipe
+from diptych.recipe import (
+    AboveOne,
+    AutoSize,
+    Count,
+    NamesRun,
+    NotNegative,
+    Positive,
+    Recipe,
+    Share,
+    Size,
+    recipe,
+)
 from diptych.saveable import rebuilt
 
 FINE = 16  # parts of a level: with q = 2, at stage 5 that error is a sixth of the difference, at 8 all of it
@@ -82,18 +93,18 @@ def consistency(
     data: Images,
     *,
     teacher: NamesRun = "",
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 64,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 64,
     lr: float = 0.0,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.0,
-    q: float = 2.0,
-    stages: int = 8,
-    huber: float = 0.0,
-    sigma_data: float = 0.5,
-    steps: int = 1,
+    q: AboveOne = 2.0,
+    stages: Count = 8,
+    huber: NotNegative = 0.0,
+    sigma_data: Positive = 0.5,
+    steps: Size = 1,
 ) -> Recipe:
     """A consistency model: one to four network calls an image; from scratch or from a diffusion model.
 

@@ -8,17 +8,17 @@ from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.dcgan import DCCritic, DCGenerator
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 
 @recipe(width=8, largest=16, latent=16, batch=8)
 def dcgan(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 512,
-    latent: int = 100,
-    batch: int = 0,
+    width: AutoSize = 0,
+    largest: Size = 512,
+    latent: Size = 100,
+    batch: AutoSize = 0,
     lr: float = 2e-4,
     augment: str = "none",
     freeze: int = 0,

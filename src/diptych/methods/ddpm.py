@@ -10,18 +10,18 @@ from diptych.diffusion.schedules import LARGEST, ZERO_SNR, schedule
 from diptych.errors import WrongUse
 from diptych.methods.augmented import TOLD, NonLeaking
 from diptych.methods.denoising import Denoising, by_size, unet_for
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Share, Size, recipe
 
 
 @recipe(width=8, blocks=1, batch=8)
 def ddpm(
     data: Images,
     *,
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 32,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 32,
     lr: float = 0.0,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.1,
     augment: float = 0.0,
@@ -30,7 +30,7 @@ def ddpm(
     target: str = "eps",
     weighting: str = "uniform",
     sampler: str = "dpm++2m",
-    steps: int = 20,
+    steps: Size = 20,
 ) -> Recipe:
     """Diffusion as it began: a discrete schedule, the network predicts the noise, the simple loss.
 

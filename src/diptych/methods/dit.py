@@ -14,7 +14,7 @@ from diptych.errors import WrongUse, did_you_mean
 from diptych.method import adam, warmup_cosine
 from diptych.methods.denoising import Denoising, in_units
 from diptych.networks.dit import POSITIONS, DiT
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 SIZES = {16: (64, 4), 32: (192, 6), 64: (384, 8)}  # of images, up to so many pixels: width and depth
 
@@ -23,10 +23,10 @@ SIZES = {16: (64, 4), 32: (192, 6), 64: (384, 8)}  # of images, up to so many pi
 def dit(
     data: Images,
     *,
-    width: int = 0,
-    depth: int = 0,
-    patch: int = 0,
-    batch: int = 32,
+    width: AutoSize = 0,
+    depth: AutoSize = 0,
+    patch: AutoSize = 0,
+    batch: Size = 32,
     lr: float = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.1,
@@ -34,7 +34,7 @@ def dit(
     shift: float = 0.0,
     positions: str = "both",
     qk_norm: bool = True,
-    steps: int = 20,
+    steps: Size = 20,
 ) -> Recipe:
     """A diffusion transformer: no convolutions, no scales; what it costs is set by width, depth and patch.
 

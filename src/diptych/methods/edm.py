@@ -14,7 +14,7 @@ from diptych.errors import WrongUse, did_you_mean
 from diptych.methods.augmented import TOLD, NonLeaking
 from diptych.methods.denoising import Denoising, by_size, in_units, multipliers_of, unet_for
 from diptych.networks.ncsnpp import DDPMPP, NCSNPP, NCSNpp
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Positive, Recipe, Share, Size, recipe
 
 SONG: dict[str, dict[str, Any]] = {"ddpmpp": DDPMPP, "ncsnpp": NCSNPP}
 
@@ -24,18 +24,18 @@ def edm(
     data: Images,
     *,
     network: str = "unet",
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 32,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 32,
     lr: float = 0.0,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.1,
     augment: float = 0.0,
-    sigma_data: float = 0.5,
+    sigma_data: Positive = 0.5,
     P_mean: float = -1.2,
-    P_std: float = 1.2,
-    steps: int = 18,
+    P_std: Positive = 1.2,
+    steps: Size = 18,
 ) -> Recipe:
     """Diffusion, EDM's way: the safe choice for quality and diversity; sampling takes several network calls.
 

@@ -17,7 +17,7 @@ from diptych.method import Clock, adam
 from diptych.methods.denoising import Denoising, in_units
 from diptych.networks.edm2 import EDM2UNet
 from diptych.networks.magnitude import force_magnitudes
-from diptych.recipe import Recipe, power, recipe
+from diptych.recipe import AutoSize, Positive, Recipe, Share, Size, power, recipe
 
 
 def inverse_sqrt(clock: Clock, warmup: float, decay: float) -> float:
@@ -39,19 +39,19 @@ def adam_on_the_sphere(module: nn.Module, lr: float) -> torch.optim.Optimizer:
 def edm2(
     data: Images,
     *,
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 64,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 64,
     lr: float = 0.0,
     decay: float = 0.07,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.1,
-    sigma_data: float = 0.5,
+    sigma_data: Positive = 0.5,
     P_mean: float = -0.8,
-    P_std: float = 1.6,
+    P_std: Positive = 1.6,
     sigma_rel: float = 0.1,
-    steps: int = 18,
+    steps: Size = 18,
 ) -> Recipe:
     """EDM2: EDM whose network, loss and learning rate keep their scale throughout training.
 

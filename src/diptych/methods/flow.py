@@ -31,7 +31,7 @@ from diptych.methods.denoising import (
     unet_for,
 )
 from diptych.model import Noise
-from diptych.recipe import NamesRun, Recipe, recipe
+from diptych.recipe import AutoSize, NamesRun, Positive, Recipe, Share, Size, recipe
 from diptych.runs import load_model, open_run
 from diptych.saveable import rebuilt
 
@@ -149,20 +149,20 @@ def coupled_of(run: str, written: float, pairs: int, device: torch.device) -> Pa
 def flow(
     data: Images,
     *,
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 32,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 32,
     lr: float = 0.0,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     checkpointing: bool = False,
     label_dropout: float = 0.1,
     augment: float = 0.0,
     shift: float = 0.0,
     t_mean: float = 0.0,
-    t_std: float = 1.5,
+    t_std: Positive = 1.5,
     reflow: NamesRun = "",
     pairs: int = 8192,
-    steps: int = 20,
+    steps: Size = 20,
 ) -> Recipe:
     """Rectified flow: diffusion along straight lines; few steps take it far.
 

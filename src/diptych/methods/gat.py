@@ -15,19 +15,19 @@ from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.r3gan import lr_scale
 from diptych.methods.units import units_of
 from diptych.networks.gat import GATCritic, GATGenerator
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 
 @recipe(width=16, depth=2, levels=2, batch=8)
 def gat(
     data: Images,
     *,
-    width: int = 0,
-    depth: int = 0,
-    patch: int = 0,
+    width: AutoSize = 0,
+    depth: AutoSize = 0,
+    patch: AutoSize = 0,
     levels: int = 4,
-    latent: int = 64,
-    batch: int = 64,
+    latent: Size = 64,
+    batch: Size = 64,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
     augment: str = "none",

@@ -25,7 +25,7 @@ from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
 from diptych.methods.denoising import DenoiserMethod, by_size, in_units
 from diptych.networks.adm import ADM, multipliers_for
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, NotNegative, Recipe, Share, Size, recipe
 
 
 class Hybrid(DenoiserMethod):
@@ -137,19 +137,19 @@ def ancestral(steps: int, sampler: str, guidance: float = 1.0) -> DiffusionOptio
 def iddpm(
     data: Images,
     *,
-    width: int = 0,
-    blocks: int = 0,
-    batch: int = 32,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
+    batch: Size = 32,
     lr: float = 0.0,
-    dropout: float = 0.0,
+    dropout: Share = 0.0,
     multipliers: str = "",
     attention: str = "16,8",
     label_dropout: float = 0.1,
     betas: str = "cosine",
     diffusion_steps: int = 1000,
-    vlb_weight: float = 0.001,
+    vlb_weight: NotNegative = 0.001,
     sampler: str = "ddpm",
-    steps: int = 50,
+    steps: Size = 50,
 ) -> Recipe:
     """Improved DDPM: a cosine schedule, and variances that are learned, so that fewer random steps do.
 

@@ -21,7 +21,7 @@ from diptych.methods.denoising import by_size, led_already, load_teacher, unet_f
 from diptych.methods.iddpm import numbers
 from diptych.networks.adm import multipliers_for
 from diptych.networks.noisy_classifier import ADMClassifier
-from diptych.recipe import NamesRun, Recipe, recipe
+from diptych.recipe import AutoSize, NamesRun, NotNegative, Recipe, Share, Size, recipe
 
 
 class ClassifierGuidance(Method):
@@ -90,19 +90,19 @@ def noisy_classifier(
     data: Images,
     *,
     denoiser: NamesRun = "",
-    width: int = 0,
-    blocks: int = 0,
+    width: AutoSize = 0,
+    blocks: AutoSize = 0,
     multipliers: str = "",
     attention: str = "32,16,8",
-    batch: int = 64,
+    batch: Size = 64,
     lr: float = 0.0,
-    weight_decay: float = 0.05,
-    dropout: float = 0.0,
+    weight_decay: NotNegative = 0.05,
+    dropout: Share = 0.0,
     denoiser_width: int = 0,
     denoiser_blocks: int = 0,
     denoiser_lr: float = 0.0,
     guidance: float = 1.0,
-    steps: int = 18,
+    steps: Size = 18,
 ) -> Recipe:
     """Classifier guidance: a classifier of noisy images leads a diffusion model to the labels. Needs labels.
 

@@ -18,7 +18,7 @@ from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.pggan import PGCritic, PGGenerator, seen_at
 from diptych.networks.shapes import pyramid
-from diptych.recipe import Recipe, half_life, recipe
+from diptych.recipe import AutoSize, Recipe, Size, half_life, recipe
 from diptych.saveable import change
 
 
@@ -26,11 +26,11 @@ from diptych.saveable import change
 def pggan(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 0,
-    latent: int = 128,
+    width: AutoSize = 0,
+    largest: AutoSize = 0,
+    latent: Size = 128,
     label_gain: float = 0.1,
-    batch: int = 64,
+    batch: Size = 64,
     loss: str = "wasserstein",
     gamma: Gamma = -1.0,
     grown: float = 0.6,

@@ -12,19 +12,19 @@ from diptych.method import Clock, warmup_cosine
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.r3gan import R3Critic, R3Generator
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 
 @recipe(width=8, largest=16, blocks=1, batch=8)
 def r3gan(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 256,
-    blocks: int = 0,
+    width: AutoSize = 0,
+    largest: Size = 256,
+    blocks: AutoSize = 0,
     group: int = 16,
-    latent: int = 64,
-    batch: int = 0,
+    latent: Size = 64,
+    batch: AutoSize = 0,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
     augment: str = "none",

@@ -16,23 +16,23 @@ from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
-from diptych.recipe import Recipe, half_life, recipe
+from diptych.recipe import AutoSize, Recipe, Size, half_life, recipe
 
 
 @recipe(width=8, largest=16, latent=16, style=16, batch=8)
 def stylegan2(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 0,
-    latent: int = 512,
-    style: int = 512,
+    width: AutoSize = 0,
+    largest: AutoSize = 0,
+    latent: Size = 512,
+    style: Size = 512,
     mapping: int = 2,
     label_gain: float = 0.1,
     architecture: str = "skip",
     critic: str = "",
     group: int = 4,
-    batch: int = 0,
+    batch: AutoSize = 0,
     gamma: Gamma = -1.0,
     r1_every: int = 16,
     path_length: float = -1.0,

@@ -21,7 +21,7 @@ from diptych.methods.stylegan2 import share
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
 from diptych.networks.stylegan3 import AliasFreeLayer, StyleGAN3Generator
-from diptych.recipe import Recipe, half_life, recipe
+from diptych.recipe import AutoSize, Recipe, Size, half_life, recipe
 
 Config = Literal["t", "r"]
 
@@ -31,16 +31,16 @@ def stylegan3(
     data: Images,
     *,
     config: Config = "t",
-    width: int = 0,
-    largest: int = 0,
+    width: AutoSize = 0,
+    largest: AutoSize = 0,
     layers: int = 0,
     margin: int = -1,
-    latent: int = 512,
-    style: int = 512,
+    latent: Size = 512,
+    style: Size = 512,
     mapping: int = 2,
     label_gain: float = 0.1,
     group: int = 4,
-    batch: int = 0,
+    batch: AutoSize = 0,
     gamma: Gamma = -1.0,
     r1_every: int = 16,
     blur: float = -1.0,

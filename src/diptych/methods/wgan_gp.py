@@ -15,17 +15,17 @@ from diptych.method import Clock
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.resgan import ResCritic, ResGenerator
-from diptych.recipe import Recipe, recipe
+from diptych.recipe import AutoSize, Recipe, Size, recipe
 
 
 @recipe(width=8, largest=16, latent=16, batch=8, critic_steps=2)
 def wgan_gp(
     data: Images,
     *,
-    width: int = 0,
-    largest: int = 256,
-    latent: int = 128,
-    batch: int = 0,
+    width: AutoSize = 0,
+    largest: Size = 256,
+    latent: Size = 128,
+    batch: AutoSize = 0,
     penalty: float = 10.0,
     clip: float = 0.0,
     layer_norm: bool = False,
