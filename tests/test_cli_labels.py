@@ -17,6 +17,7 @@ from diptych.cli import run
 from diptych.cli.common import Ingest
 from diptych.methods.edm import edm
 from diptych.methods.r3gan import r3gan
+from diptych.model import Condition
 from diptych.runs import load_model, save_model
 from diptych.system.files import write_json
 
@@ -75,9 +76,20 @@ def test_a_class_has_a_name_and_a_number(place: Path, command: str, names: str, 
     assert (place / "by-name.png").read_bytes() == (place / "by-number.png").read_bytes()
 
 
+def test_a_model_draws_images_of_no_label(place: Path, tmp_path: Path) -> None:
+    assert typed(place, f"sample edm --seeds 0-2 --steps 2 --label any --out {tmp_path / 'any.npz'}") == 0
+    free = np.load(tmp_path / "any.npz")["arr_0"]
+    model = load_model(place / "edm", "cpu").using(steps=2)
+    assert (free == model.sample(range(3), Condition()).permute(0, 2, 3, 1).numpy()).all()
+    assert (free != model.sample(range(3)).permute(0, 2, 3, 1).numpy()).any()
+
+
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
+        ("sample r3gan --label any --out x.png", "never learned to draw images of no label"),
+        ("sample edm --label any --guidance 2 --out x.png", "guidance means nothing without a label"),
+        ("sample edm --label any --out x.gif", "--label any is about images of seeds"),
         ("sample edm --label cta --out x.png", "did you mean cat?"),
         ("sample edm --label 7 --out x.png", "0 to 1"),
         ("sample bare --label cat --out x.png", "its numbers are 0 to 1"),

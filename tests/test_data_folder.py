@@ -142,7 +142,7 @@ def test_every_odd_kind_decodes_to_the_right_pixels(tmp_path: Path) -> None:
     assert found["16bit.png"] == ("grey among colour images", "given three equal channels")
     kinds = {(i.file, i.what): i.done for i in data.card.incidents}
     assert kinds["16bit.png", "16-bit grey"] == "scaled to 8 bits, 65,535 to 255"
-    assert kinds["rgba.png", "transparency"] == "composited on white"
+    assert kinds["rgba.png", "transparency"] == "composited on white; --channels 4 keeps it"
     assert kinds["palette.png", "palette"] == "converted to RGB"
     assert kinds["bits.png", "black and white, 1 bit"] == "read as grey"
     assert kinds["cmyk.tif", "CMYK colours"] == "converted to RGB"

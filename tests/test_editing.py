@@ -75,6 +75,11 @@ def painted(options: InpaintOptions, **kwargs: object) -> Tensor:
     return found.flatten(1)[:, LEFT.flatten() == 0].double()
 
 
+def twice(method: str, jump: int = 0) -> tuple[int, ...]:
+    """Two resamplings, for the method that has them."""
+    return (2, jump) if method == "repaint" else ()
+
+
 def test_repaint_approaches_the_conditional_mean_with_resamplings() -> None:
     """The known part put in place, no more, leaves the new part near the mean: RePaint's observation."""
     mean, _ = right_half()
@@ -99,7 +104,7 @@ def test_repaint_has_the_conditional_covariance() -> None:
 def test_independent_pixels_are_inpainted_exactly_by_every_method() -> None:
     white = Gaussian(SHAPE, torch.full((16,), 0.2), 0.25 * torch.eye(16))
     for method in ("repaint", "ddnm", "pigdm"):
-        edit = Inpaint(model_of(white, sampler="heun"), InpaintOptions(method, resamplings=2))
+        edit = Inpaint(model_of(white, sampler="heun"), InpaintOptions(method, *twice(method)))
         found = edit(many(N), given(PICTURE, LEFT))[..., 2:]
         assert found.mean().item() == pytest.approx(0.2, abs=0.02)
         assert found.var().item() == pytest.approx(0.25, rel=0.06)
@@ -290,7 +295,7 @@ def test_every_sampler_keeps_the_kept_pixels(name: str) -> None:
     model = DiffusionModel(denoiser, DiffusionOptions(steps=6, sampler=name, threshold=1.0))
     told = Condition(label=torch.tensor([0, 2]), **shown(2))
     for method in ("repaint", "ddnm"):
-        found = Inpaint(model, InpaintOptions(method, resamplings=2, jump=2)).sample([3, 4], told)
+        found = Inpaint(model, InpaintOptions(method, *twice(method, 2))).sample([3, 4], told)
         assert torch.equal(found[:, :, :5], PHOTO[None, :, :5].expand(2, -1, -1, -1))
         assert not torch.equal(found[0, :, 5:], found[1, :, 5:])
 
@@ -383,6 +388,12 @@ def test_bad_input_is_a_sentence_and_a_hint() -> None:
         (lambda: Regions(model, ()), "regions need labels"),
         (lambda: InpaintOptions("repiant"), "no way to inpaint called repiant"),
         (lambda: InpaintOptions(resamplings=0), "resamplings 0"),
+        (lambda: InpaintOptions("ddnm", resamplings=50), "resamplings and jump are of repaint: ddnm"),
+        (lambda: InpaintOptions("dps", jump=2), "are of repaint: dps"),
+        (lambda: Inpaint(model, InpaintOptions(jump=2)), "2 steps and a jump of 2 nothing is looked at"),
+        (lambda: Outpaint(model, 8, 14, options=InpaintOptions(jump=9)), "nothing is looked at again"),
+        (lambda: RestoreOptions("ddnm", scale=5.0), "scale is of dps: it means nothing to ddnm"),
+        (lambda: RestoreOptions("dps", deviation=0.3), "deviation is of pigdm"),
         (lambda: wide(model, 8, 6), "smaller than the model's images"),
         (lambda: wide(model, 8, 16, overlap=1.0), "overlap 1.0"),
         (lambda: Outpaint(model, 8, 10, left=4).sample([0], Condition(image=image)), "does not lie on"),

@@ -54,4 +54,5 @@ def did_you_mean(name: str, known: "list[str]") -> str:
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1)
+    near = near or [one for one in known if one.lower() == name.lower()]
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(sorted(known))}"

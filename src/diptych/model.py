@@ -142,6 +142,11 @@ class Model(nn.Module, ABC):
         return next(self.parameters(), torch.empty(0)).device
 
     @property
+    def unlabelled(self) -> bool:
+        """Whether it knows labels and may be asked for images of none: by Condition(), and --label any."""
+        return False
+
+    @property
     def wants(self) -> frozenset[str]:
         """The Condition fields that it understands."""
         return frozenset({"label"} if self.classes or self.attributes else ())

@@ -57,7 +57,8 @@ class Ingest:
         Parameter(help="How an image becomes square, antialiased in each case; by default crop."),
     ] = None
     channels: Annotated[
-        Literal[1, 3, 4] | None, Parameter(help="1 grey, 3 colour, 4 with alpha; else as found.")
+        Literal[1, 3, 4] | None,
+        Parameter(help="1 grey, 3 colour, 4 with alpha; else 1 or 3, with transparency on white."),
     ] = None
     held_out: Annotated[
         float | None,
@@ -231,7 +232,9 @@ def typed(text: str, kind: Any, name: str) -> Any:
             ]
         return kind(text) if kind in (int, float) else text
     except (ValueError, KeyError) as error:
-        raise WrongUse(f"{name}={text} is not a {kind.__name__}") from error
+        flag = name.replace("_", "-")
+        wanted = {int: "a whole number", float: "a number", bool: "yes or no"}[kind]
+        raise WrongUse(f"{name}={text} is not {wanted}", f"--{flag} takes {wanted}") from error
 
 
 def with_options(model: Model, options: Mapping[str, str]) -> tuple[Model, dict[str, Any]]:

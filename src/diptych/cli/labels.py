@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Label = Annotated[
     str | None,
     Parameter(help="One class for all, by number or name; else seed modulo the number of classes."),
+]
+OrAny = Annotated[
+    str | None,
+    Parameter(help="One class for all, by number or name, or any; else seed modulo the number of classes."),
 ]
 Attributes = Annotated[
     str | None,
@@ -65,6 +69,23 @@ def class_number(text: str, run: Path, model: Model) -> int:
     if text not in names:
         raise WrongUse(f"there is no class {text!r}", did_you_mean(text, list(names)))
     return names.index(text)
+
+
+def no_label(model: Model, label: str | None, changes: Mapping[str, Any]) -> bool:
+    """Whether --label is any. Raises WrongUse for a model that cannot do without, and for idle options."""
+    if label != "any":
+        return False
+    if not model.unlabelled:
+        raise WrongUse(
+            "this model never learned to draw images of no label"
+            if model.wants & {"label"}
+            else "this model was trained without classes: it does not take a label",
+            "leave --label out" + (": classes go in turn" if model.classes else ""),
+        )
+    from diptych.diffusion.editing import check_guidance, diffusion_of
+
+    check_guidance(diffusion_of(model), changes, labelled=False)
+    return True
 
 
 def asked(model: Model, run: Path, label: str | None, attributes: str | None) -> Tensor | None:

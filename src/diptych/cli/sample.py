@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from diptych.cli.common import Json, Options, numbers, say_on_stderr, show, with_options
-from diptych.cli.labels import Attributes, Label, asked
+from diptych.cli.labels import Attributes, OrAny, asked, no_label
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def sample(
     latents: Annotated[
         Path | None, Parameter(help="Points that `diptych invert` left, in the place of seeds.")
     ] = None,
-    label: Label = None,
+    label: OrAny = None,
     attributes: Attributes = None,
     batch: Annotated[int, Parameter(help="Images drawn at once; changes nothing but speed and memory.")] = 64,
     exact: Annotated[
@@ -139,7 +139,10 @@ def sample(
             raise WrongUse(f"{flag} is about the sampling of seeds, nothing else", "leave it out")
     with joined() as rank:
         model, changes = with_options(load_model(run, device), options)
-        told = asked(model, run, label, attributes)
+        free = no_label(model, label, changes)
+        if free and (moving or latents is not None or attributes is not None):
+            raise WrongUse("--label any is about images of seeds alone", "leave it out")
+        told = None if free else asked(model, run, label, attributes)
         if compile:
             for network in model.networks():
                 network.compile()
@@ -152,7 +155,7 @@ def sample(
             check_noise(changes)
         with mixed(pick(device), precision):
             if isinstance(stops, list) and not moving:
-                images = drawn(model, stops, told, Way(batch, exact, graph, whole=compile or graph))
+                images = drawn(model, stops, told, Way(batch, exact, graph, compile or graph, free))
             if rank:
                 return
             if moving:
@@ -193,12 +196,16 @@ SHARE = 16  # images that a process draws in one go where they are to be exact: 
 
 @dataclass(frozen=True)
 class Way:
-    """How images are drawn from seeds. whole: in whole batches, so that one size is compiled or captured."""
+    """How images are drawn from seeds. whole: in whole batches, so that one size is compiled or captured.
+
+    free: told no label at all, where none would be labels in turn.
+    """
 
     batch: int = 64
     exact: bool = False
     graph: bool = False
     whole: bool = False
+    free: bool = False
 
 
 def drawn(model: Model, stops: list[int], label: Tensor | None, way: Way) -> Tensor:
@@ -213,6 +220,7 @@ def drawn(model: Model, stops: list[int], label: Tensor | None, way: Way) -> Ten
     if way.whole and not way.exact:
         seeds = stops + stops[:1] * (-len(stops) % min(way.batch, len(stops)))
     condition = None if label is None else Condition(label=label.expand(len(seeds), *label.shape))
+    condition = Condition() if way.free else condition
     images = torch.zeros(len(seeds), *model.image_shape, dtype=torch.uint8)
     for rows in my_blocks(len(seeds), SHARE if way.exact else max(1, way.batch)):
         asked_for = None if condition is None else condition[rows]

@@ -101,7 +101,8 @@ def _pixels(source: Source) -> UInt8:
     except Unreadable as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        hint = "" if path.exists() else "there is no file of this name"
+        raise DataError(f"{path} cannot be read: {error.strerror}", hint) from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 

@@ -164,10 +164,15 @@ def _decode(file: File, policy: Policy) -> tuple[UInt8, Opened]:
     return fitted(pixels, policy), opened
 
 
+def on_white(policy: Policy) -> str:
+    """What becomes of transparency where it is not kept."""
+    return "composited on white" + ("" if policy.channels else "; --channels 4 keeps it")
+
+
 def _notes(opened: Opened, policy: Policy) -> list[tuple[str, str]]:
     notes = list(opened.notes)
     if opened.image.mode == "RGBA" and policy.channels != 4:
-        notes.append(("transparency", "composited on white"))
+        notes.append(("transparency", on_white(policy)))
     side = max(opened.size) if policy.fit == "pad" else min(opened.size)
     if policy.size is not None and side < policy.size:
         notes.append((f"smaller than {policy.size} px", "enlarged"))
@@ -208,7 +213,7 @@ def prepare_stack(stack: Stack, policy: Policy, allocate: Allocate, name: str) -
     if have == 4 and channels != 4:
         transparent = sum(int((stack.pixels[i, ..., 3] < 255).any()) for i in range(n))
         if transparent:
-            notes.append(Incident(name, f"transparency in {transparent:,} images", "composited on white"))
+            notes.append(Incident(name, f"transparency in {transparent:,} images", on_white(policy)))
     if policy.size is not None and min(height, width) < policy.size:
         notes.append(Incident(name, f"{width}x{height} images, smaller than {policy.size} px", "enlarged"))
     pixels = stack.pixels

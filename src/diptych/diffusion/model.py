@@ -239,6 +239,11 @@ class DiffusionModel(Model):
             denoiser = Composed(denoiser, *weighed(options.compose))
         return Thresholded(denoiser, options.threshold) if options.threshold else denoiser
 
+    @property
+    def unlabelled(self) -> bool:
+        """Whether its network learned to do without the labels that it knows."""
+        return bool(self.classes or self.attributes) and self.denoiser.unlabelled
+
     def walk(
         self, x: Tensor, sigmas: Sequence[float], noise: Noise, condition: Condition, denoiser: Denoiser
     ) -> Tensor:

@@ -42,6 +42,19 @@ class InpaintOptions:
                 f"resamplings {self.resamplings} and jump {self.jump} are not possible",
                 "at least 1 resampling, and a jump of at least 1 step (0: chosen)",
             )
+        if self.method != "repaint" and (self.resamplings, self.jump) != (10, 0):
+            raise WrongUse(
+                f"resamplings and jump are of repaint: {self.method} looks at each noise level once",
+                "leave them out, or take repaint",
+            )
+
+    def check(self, steps: int) -> None:
+        """Raises WrongUse where a model of so many steps would resample nothing."""
+        if self.resamplings > 1 and self.jump >= steps:
+            raise WrongUse(
+                f"with {steps} steps and a jump of {self.jump} nothing is looked at again",
+                "a smaller jump, more steps, or 1 resampling",
+            )
 
 
 @saveable
@@ -55,6 +68,7 @@ class Inpaint(Edit):
 
     def __init__(self, model: Model, options: InpaintOptions = InpaintOptions()) -> None:
         super().__init__(model, options)
+        options.check(len(self.model.sigmas) - 1)
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:
         """Images (B, C, H, W) in about [-1, 1]."""

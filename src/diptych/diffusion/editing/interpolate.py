@@ -75,7 +75,9 @@ def interpolate(
     """
     model = diffusion_of(model)
     if frames < 2:
-        raise WrongUse(f"from one image to another there are at least 2 frames, not {frames}")
+        raise WrongUse(
+            f"from one image to another there are at least 2 frames, not {frames}", "the two count as well"
+        )
     if batch < 1:
         raise WrongUse(f"batch must be at least 1, not {batch}")
     pair = torch.stack([one, other])

@@ -35,6 +35,7 @@ class Outpaint(Edit):
         options: InpaintOptions = InpaintOptions(),
     ) -> None:
         super().__init__(wide(model, height, width, overlap), options)
+        options.check(len(self.model.sigmas) - 1)
         self.top, self.left = top, left
 
     def forward(self, noise: Noise, condition: Condition = Condition()) -> Tensor:

@@ -28,13 +28,16 @@ class Regional(Wrapper):
     def __init__(self, denoiser: Denoiser, labels: Sequence[int], shares: Tensor) -> None:
         super().__init__(denoiser)
         if not denoiser.classes:
-            raise WrongUse("regions are told apart by labels, and this model knows no classes")
+            raise WrongUse(
+                "regions are told apart by labels, and this model knows no classes",
+                "train on images with labels: a folder for each class, say",
+            )
         odd = [label for label in labels if not 0 <= label <= denoiser.classes]
         if odd or not labels:
             named = f"label {odd[0]} is" if len(odd) == 1 else f"labels {', '.join(map(str, odd))} are"
             raise WrongUse(
                 f"{named} out of range" if odd else "regions need labels",
-                f"this model knows classes 0 to {denoiser.classes - 1}; {denoiser.classes} stands for none",
+                f"this model knows classes 0 to {denoiser.classes - 1}; {denoiser.classes}, or any, is none",
             )
         if denoiser.classes in labels and not denoiser.unlabelled:
             raise never_unlabelled("give each area a label")

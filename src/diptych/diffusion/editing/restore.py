@@ -37,6 +37,11 @@ class RestoreOptions:
                 f"deviation {self.deviation} must be positive, and all of them finite",
                 "0, 1 and 0.5 are usual, for pixels from -1 to 1",
             )
+        for of, name, usual in (("dps", "scale", 1.0), ("pigdm", "deviation", 0.5)):
+            if self.method != of and getattr(self, name) != usual:
+                raise WrongUse(
+                    f"{name} is of {of}: it means nothing to {self.method}", f"leave it out, or take {of}"
+                )
         if self.method == "dps" and self.noise:
             raise WrongUse(
                 f"dps does not hear how noisy the measurement is: noise {self.noise:g} means nothing to it",
