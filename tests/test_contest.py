@@ -11,22 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import made_up, newest
-from diptych import catalog, contest
+from diptych import catalog, contenders, contest
 from diptych.cli import run as typed
 from diptych.cli.evaluate import keep
-from diptych.contest import Entry, Rules, duel, measured_of_points
+from diptych.contenders import Entry, Rules, foreign, measured_of_points, ready, report_file
+from diptych.contest import duel
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, WrongUse
 from diptych.measuring.grading import Grading
 from diptych.measuring.quick import QuickExam
+from diptych.measuring.subject import open_subject
 from diptych.method import Clock
 from diptych.model import Model
 from diptych.recipe import RecipeSpec
 from diptych.report.record import DuelRecord
-from diptych.runs import Run
+from diptych.runs import Run, save_model
 from diptych.scores import Estimate, point_name
 from diptych.sheets import neighbour_sheet
 from diptych.system.files import write_json
@@ -53,7 +56,7 @@ def no_stopwatch(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         milliseconds = [float(setting.get("steps", 1)) for setting in settings]
         return [{"latency_ms": Estimate(ms, 0.9 * ms, 1.1 * ms, 9, "lower", "ms")} for ms in milliseconds]
 
-    monkeypatch.setattr(contest, "measure_speed", speed)
+    monkeypatch.setattr(contenders, "measure_speed", speed)
     return asked
 
 
@@ -207,11 +210,77 @@ def test_what_evaluate_leaves_of_a_point_takes_nothing_from_it(
     assert no_stopwatch == [1]
     for lost in ("fid", "latency_ms", "parameters"):  # as a report of fewer scores would be
         less = {name: score for name, score in point.scores.items() if name != lost}
-        file = contest.report_file(Run(tmp_path / "r3gan"), "r3gan")
+        file = report_file(Run(tmp_path / "r3gan"), "r3gan")
         write_json(file, replace(point, scores=less).to_json())
         (whole,) = duel(small, entries("r3gan"), tmp_path, rules=RULES).contenders[0].points
         assert whole.scores.keys() == point.scores.keys()
     assert no_stopwatch == [1] * 4
+
+
+def test_a_model_that_is_there_takes_part(
+    small: DataSet, tmp_path: Path, no_stopwatch: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A saved model is measured as it is, beside one that is trained; again only with other weights."""
+    out = tmp_path / "duel"
+    spec = catalog.recipe("r3gan")
+    model = spec(small.train, **spec.small).method.model
+    save_model(model, tmp_path / "mine")
+    both = [ready(str(tmp_path / "mine")), *entries("dcgan")]
+    record = duel(small, both, out, rules=RULES)
+    mine, trained = record.contenders
+    assert (mine.name, mine.recipe, mine.arguments, mine.spent, mine.curve) == (
+        "mine",
+        "LatentModel",
+        {},
+        {},
+        (),
+    )
+    assert mine.points[0].scores.keys() == trained.points[0].scores.keys()
+    assert mine.weights_sha256 == mine.points[0].provenance["weights_sha256"]
+    assert "mine (saved model) was there already" in record.notes[0]
+    assert (out / mine.neighbours).exists()
+    page = (out / "index.html").read_text()
+    assert "mine (saved model) was there already" in page
+    assert duel(small, both, out, rules=RULES).contenders[0].points == mine.points
+    assert no_stopwatch == [1, 1]
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    save_model(model, tmp_path / "mine")
+    assert (
+        duel(small, both, out, rules=RULES).contenders[0].points[0].scores["kid"]
+        != mine.points[0].scores["kid"]
+    )
+    assert no_stopwatch == [1, 1, 1]
+
+
+def test_a_run_says_what_it_has_not_seen(small: DataSet, tmp_path: Path) -> None:
+    """A run on the same split, and no training at all beside it."""
+    duel(small, entries("dcgan"), tmp_path / "a", rules=RULES)
+    record = duel(small, [ready(str(tmp_path / "a" / "dcgan"), "old")], tmp_path / "b", rules=RULES)
+    assert record.notes == (
+        "old (run) was there already and had a budget of its own; "
+        "the held-out images here were held out there too.",
+    )
+    assert record.contenders[0].spent["images"] == 32
+
+
+def test_a_model_that_cannot_take_part(small: DataSet, tmp_path: Path) -> None:
+    spec = catalog.recipe("r3gan")
+    for name, data in (("large", made_up((3, 16, 16))), ("few", made_up(classes=2))):
+        save_model(spec(data.train, **spec.small).method.model, tmp_path / name)
+    (tmp_path / "pictures").mkdir()
+    write_json(tmp_path / "few" / "source.json", {"licence": "theirs"})
+    assert foreign(open_subject(tmp_path / "few"), small, tmp_path / "few").endswith("Licence: theirs.")
+    with pytest.raises(WrongUse, match="large makes 16x16 images of 3 channels, not 8x8"):
+        duel(small, [ready(str(tmp_path / "large"))], tmp_path / "out", rules=RULES)
+    with pytest.raises(WrongUse, match="few knows 2 classes, not"):
+        duel(small, [ready(str(tmp_path / "few"))], tmp_path / "out", rules=RULES)
+    with pytest.raises(WrongUse, match="is no model"):
+        ready(str(tmp_path / "pictures"))
+    duel(small, entries("dcgan"), tmp_path / "out", rules=RULES)
+    save_model(spec(small.train, **spec.small).method.model, tmp_path / "dcgan")
+    with pytest.raises(WrongUse, match="holds a run of a contender of the same name"):
+        duel(small, [ready(str(tmp_path / "dcgan"))], tmp_path / "out", rules=RULES)
 
 
 def test_what_no_point_can_have_is_said_once(

@@ -227,7 +227,10 @@ LAW: dict[str, set[str]] = {
     "autoguidance": {"diffusion", "errors", "runs", "saveable"},
     "catalog": {"metric", "errors", "methods", "metrics", "recipe", "exam"},
     "sheets": {"data", "exam", "model", "pictures"},
+    "contenders": {"catalog", "choice", "data", "errors", "exam", "evaluation", "quick", "subject", "metrics"}
+    | {"model", "recipe", "report", "runs", "scores", "sheets", "files", "pictures", "provenance", "state"},
     "contest": {
+        "contenders",
         "checking",
         "alarms",
         "errors",

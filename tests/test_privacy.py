@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from conftest import made_up
-from diptych import catalog, contest
-from diptych.contest import Entry, Rules, duel
+from diptych import catalog, contenders, contest
+from diptych.contenders import Entry, Rules
+from diptych.contest import duel
 from diptych.data import open_data
 from diptych.data.images import DataSet
 from diptych.runs import open_run, save_model
@@ -216,9 +217,10 @@ def test_nothing_planted_comes_out_of_a_duel(someone: Path, monkeypatch: pytest.
     entries = [Entry("gan", catalog.recipe("r3gan"), {"width": 8, "largest": 16, "blocks": 1, "batch": 16})]
     command = f"diptych duel {source} --hf-token {SECRETS[0]} --out {out} # annemarie at workhorse"
     rules = Rules(settings=Settings(budget="32-images", ticks=1, device="cpu"), n=40, exam=0)
-    monkeypatch.setattr(contest, "PANEL", ("fid",))
+    for module in (contest, contenders):
+        monkeypatch.setattr(module, "PANEL", ("fid",))
     monkeypatch.setattr(
-        contest, "measure_speed", lambda model, dial: [{"latency_ms": Estimate.exact(1.0)}] * len(dial)
+        contenders, "measure_speed", lambda model, dial: [{"latency_ms": Estimate.exact(1.0)}] * len(dial)
     )
     duel(data, entries, out, rules=rules, command=command)
     save_model(open_run(out / "gan").model(), out / "saved")

@@ -185,19 +185,26 @@ def choose(
 def duel(
     data: Source,
     out: str | Path,
-    contenders: Sequence[str | tuple[str, Mapping[str, Any]]] = ("r3gan", "edm", "consistency"),
+    contenders: Sequence[str | Path | tuple[str, Mapping[str, Any]]] = ("r3gan", "edm", "consistency"),
     **rules: Any,
 ) -> DuelRecord:
     """Trains contenders under one budget, measures them with one ruler, chooses, and writes `out`/index.html.
 
-    A contender is a recipe's name, or a name with arguments. Keyword arguments are the training's (`budget`),
-    the rules' (`best`, `at_most`, `n`; see `diptych.contest.Rules`) and those of `open_data`.
+    A contender is a recipe's name, a name with arguments, or the path of a model that is there already: runs,
+    converted weights and diffusers pipelines are measured as they are. Keyword arguments are the
+    training's (`budget`), the rules' (`best`, `at_most`, `n`; see `diptych.contenders.Rules`) and those of
+    `open_data`.
     """
-    from diptych.contest import Entry, Rules
+    from diptych.contenders import Entry, Rules, ready
     from diptych.contest import duel as fight
 
-    named = [(entry, {}) if isinstance(entry, str) else entry for entry in contenders]
-    entries = [Entry(name, catalog.recipe(name), dict(arguments)) for name, arguments in named]
+    entries = []
+    for each in contenders:
+        name, arguments = each if isinstance(each, tuple) else (each, {})
+        if str(name) not in catalog.recipes() and expanded(name).is_dir():
+            entries.append(ready(str(name)))
+        else:
+            entries.append(Entry(str(name), catalog.recipe(str(name)), dict(arguments)))
     images = opened(data, rules)
     settings = Settings(**taken(rules, {f.name for f in fields(Settings)}))
     known = {f.name for f in fields(Rules)} - {"settings"}

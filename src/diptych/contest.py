@@ -4,73 +4,35 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from diptych import catalog, pictures
 from diptych.alarms import LEVEL
 from diptych.checking import made
-from diptych.choice import check_names, choose
+from diptych.choice import choose
+from diptych.contenders import Entry, Rules, check_ready, foreign, measured, with_neighbours
 from diptych.data.images import DataSet
 from diptych.errors import Alarmed, Diverged, NotMeasurable, WrongUse
 from diptych.exam import Exam, shuffle
-from diptych.measuring.evaluation import PANEL, evaluate, floor_of, metrics_named, warned_once
-from diptych.measuring.quick import QuickExam, check_number
-from diptych.metrics.speed import measure_speed
-from diptych.model import Model
-from diptych.recipe import RecipeSpec
+from diptych.measuring.evaluation import PANEL, floor_of, metrics_named, warned_once
+from diptych.measuring.quick import QuickExam
 from diptych.report.page import write_report
-from diptych.report.record import Contender, DuelRecord
+from diptych.report.record import DuelRecord
 from diptych.runs import Run
-from diptych.scores import Better, Estimate, Report, RulerCard, point_name, slug
-from diptych.sheets import grid, neighbour_sheet, real_sheet
-from diptych.system.files import expanded, read_json, write_json
+from diptych.sheets import real_sheet
+from diptych.system.files import expanded
 from diptych.system.machine import machine
 from diptych.system.provenance import versions
 from diptych.training.claims import before
 from diptych.training.loop import build, expected_ticks, plan, train
 from diptych.training.probe import Plan
-from diptych.training.state import Settings
 
 log = logging.getLogger("diptych")
 Watching = Callable[[str], Any]  # a contender's name -> a Watch for its training
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Who takes part: a recipe with its arguments, under a name of its own."""
-
-    name: str
-    spec: RecipeSpec
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-def measured_of_points() -> dict[str, Better]:
-    """What a duel measures of each point, and which side is better: so what may be asked for is known."""
-    known = catalog.metrics()
-    return {score: side for name in (*PANEL, "speed") for score, side in known[name].scores.items()}
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is the same for all contenders, and what decides."""
-
-    settings: Settings = field(default_factory=Settings)
-    n: int = 2000  # fakes and reals that each score looks at, at most
-    exam: int | Literal["auto"] = "auto"  # the same at ticks of training; 0: none; auto: see QuickExam
-    best: str = "fid"
-    at_most: Mapping[str, float] = field(default_factory=dict)
-    at_least: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_names(measured_of_points(), self.best, self.at_most, self.at_least)
-        check_number(0 if self.exam == "auto" else self.exam)
-        if self.n < 1:
-            raise WrongUse(f"n is {self.n}", "n is how many images each score looks at, 1 or more")
 
 
 def duel(
@@ -85,16 +47,19 @@ def duel(
 ) -> DuelRecord:
     """Trains and measures every entry, chooses, and writes `out`/index.html.
 
-    Killed and called again, it continues.
+    Killed and called again, it continues. Models that are there already are measured as they are.
 
     Each has the same budget, split, ruler and sampling seeds. A contender that diverges is reported as such.
     """
     out = expanded(out)
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     check_measurable(data, rules)
+    notes = tuple(found(entry, data, out) for entry in entries if entry.spec is None)
     start = starts(data, entries, out, rules)
-    trained: dict[str, str] = {}  # name -> why it failed, or nothing
+    failed = dict.fromkeys((entry.name for entry in entries), "")  # why, where it did
     for entry in entries:
+        if entry.spec is None:
+            continue
         log.info("training %s", entry.name)
         try:
             train(
@@ -108,14 +73,13 @@ def duel(
                 force=force,
                 **({"watch": watch(entry.name)} if watch else {}),
             )
-            trained[entry.name] = ""
         except (Alarmed, Diverged) as error:
             log.warning("%s: %s", entry.name, error.message)
-            trained[entry.name] = error.message
+            failed[entry.name] = error.message
     rules = replace(rules, n=min(rules.n, len(data.held_out)))
     floor = floor_of(data, n=rules.n, seed=rules.settings.seed, metrics=PANEL)
     with warned_once():  # of one n, what cannot be had of one point cannot be had of any
-        contenders = [measured(entry, trained[entry.name], data, out, rules, floor) for entry in entries]
+        contenders = [measured(entry, failed[entry.name], data, out, rules, floor) for entry in entries]
     points = [point for contender in contenders for point in contender.points]
     choice = choose(points, best=rules.best, at_most=rules.at_most, at_least=rules.at_least)
     record = DuelRecord(
@@ -130,12 +94,26 @@ def duel(
         command=command,
         real_samples=real_sheet(data, out),
         created=started,
-        notes=(),
+        notes=notes,
     )
-    shown = [with_neighbours(record, contender, data, out, rules) for contender in contenders]
+    shown = [
+        with_neighbours(record, entry, contender, data, out, rules)
+        for entry, contender in zip(entries, contenders, strict=True)
+    ]
     record = replace(record, contenders=tuple(shown))
     write_report(record, out)
     return record
+
+
+def found(entry: Entry, data: DataSet, out: Path) -> str:
+    """What is to be known of a model that is there already. Raises DiptychError where it cannot take part."""
+    subject, place = entry.opened(out, "cpu"), out / entry.name
+    if (place / "recipe.json").exists() and place.resolve() != expanded(entry.source).resolve():
+        raise WrongUse(
+            f"{place} holds a run of a contender of the same name", f"another name: mine={entry.source}"
+        )
+    check_ready(subject, data)
+    return foreign(subject, data, expanded(entry.source))
 
 
 def check_measurable(data: DataSet, rules: Rules) -> None:
@@ -175,6 +153,8 @@ def starts(data: DataSet, entries: Sequence[Entry], out: Path, rules: Rules) -> 
         return {entry.name: Start(QuickExam(data, rules.exam) if rules.exam else None) for entry in entries}
     found = {}
     for entry in entries:
+        if entry.spec is None:
+            continue
         recorded = before(Run(out / entry.name), rules.settings)
         expected = (
             made(Plan, recorded.get("probe", {}), f"probe in {out / entry.name / 'recipe.json'}")
@@ -186,116 +166,8 @@ def starts(data: DataSet, entries: Sequence[Entry], out: Path, rules: Rules) -> 
             training.whole(), expected.seconds, expected_ticks(training), recorded.get("exam", {})
         )
         found[entry.name] = examine, expected
-    n = min(examine.n for examine, _ in found.values())
+    n = min((examine.n for examine, _ in found.values()), default=0)
     return {
         name: Start(replace(examine, n=n, seconds=examine.seconds * n / examine.n, level=LEVEL), expected)
         for name, (examine, expected) in found.items()
     }
-
-
-def measured(
-    entry: Entry, failed: str, data: DataSet, out: Path, rules: Rules, floor: Mapping[str, Estimate]
-) -> Contender:
-    """Every point on a contender's dial, measured once; reports that are there already are taken."""
-    run = Run(out / entry.name)
-    points: list[Report] = []
-    samples: dict[str, str] = {}
-    if not failed:
-        model = run.model(rules.settings.device)
-        names = {point_name(entry.name, setting): setting for setting in model.dial()}
-        card = Exam(None, data, n=rules.n, seed=rules.settings.seed).card
-        needed = {*floor, rules.best, *rules.at_most, *rules.at_least, "parameters", "latency_ms"}
-        done = {name: report for name in names if (report := still_valid(run, name, card, needed))}
-        for name, setting in names.items():
-            file = run.path / "samples" / f"{slug(name)}.png"
-            samples[name] = str(file.relative_to(out))
-            if name not in done:
-                pictures.save(grid(model.using(**setting), data), file)
-                neighbours_file(run, name).unlink(missing_ok=True)  # of the weights before these
-        points = measured_points(entry, run, model, names, done, data, rules, floor)
-    return Contender(
-        name=entry.name,
-        recipe=entry.spec.name,
-        arguments=entry.spec.arguments(entry.arguments),
-        run=entry.name,
-        points=tuple(points),
-        curve=tuple(run.log()),
-        samples=samples,
-        spent=run.spent,
-        failed=failed,
-        weights_sha256=(run.log() or [{}])[-1].get("weights_sha256", ""),
-    )
-
-
-def measured_points(
-    entry: Entry,
-    run: Run,
-    model: Model,
-    names: Mapping[str, Mapping[str, Any]],
-    done: Mapping[str, Report],
-    data: DataSet,
-    rules: Rules,
-    floor: Mapping[str, Estimate],
-) -> list[Report]:
-    """One report for each setting; speed in one process of its own for all that are missing."""
-    done = dict(done)
-    missing = [name for name in names if name not in done]
-    speeds = measure_speed(model, [names[name] for name in missing]) if missing else []
-    for name, speed in zip(missing, speeds, strict=True):
-        log.info("measuring %s", name)
-        here = model.using(**names[name])
-        report = evaluate(
-            here,
-            data,
-            name=name,
-            recipe=entry.spec.name,
-            n=rules.n,
-            seed=rules.settings.seed,
-            metrics=PANEL,
-            strict=False,
-            floor=floor,
-            run=entry.name,
-            training=run.spent,
-        )
-        done[name] = replace(report, scores={**report.scores, **speed})
-        write_json(report_file(run, name), done[name].to_json())
-    return [done[name] for name in names]
-
-
-def report_file(run: Run, name: str) -> Path:
-    """Where the report of a point is kept."""
-    return run.path / "reports" / f"{slug(name)}.json"
-
-
-def neighbours_file(run: Run, name: str) -> Path:
-    """Where the nearest training images of a point are drawn."""
-    return run.path / "samples" / f"neighbours-{slug(name)}.png"
-
-
-def with_neighbours(
-    record: DuelRecord, contender: Contender, data: DataSet, out: Path, rules: Rules
-) -> Contender:
-    """The contender with the nearest training images of the point that the page shows of it."""
-    name = record.headline(contender)
-    if not name:
-        return contender
-    run = Run(out / contender.run)
-    file = neighbours_file(run, name)
-    if not file.exists():
-        model = run.model(rules.settings.device)
-        (setting,) = (each for each in model.dial() if point_name(contender.name, each) == name)
-        pictures.save(neighbour_sheet(model.using(**setting), data), file)
-    return replace(contender, neighbours=str(file.relative_to(out)), neighbours_of=name)
-
-
-def still_valid(run: Run, name: str, card: RulerCard, needed: Set[str]) -> Report | None:
-    """A report from before, if it was made of this very training with this very ruler, and has all of these.
-
-    `diptych evaluate` may have left one of fewer scores.
-    """
-    file = report_file(run, name)
-    if not file.exists():
-        return None
-    report = Report.from_json(read_json(file))
-    same = report.ruler == card and report.training == run.spent and needed <= report.scores.keys()
-    return report if same else None

@@ -25,7 +25,7 @@ from diptych.cli.watch import EXAM, watching
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
-    from diptych.contest import Entry
+    from diptych.contenders import Entry
 
 
 def duel(
@@ -36,7 +36,9 @@ def duel(
     contenders: Annotated[
         str,
         Parameter(
-            group=RULES, help="Recipes, comma-separated; arguments after colons: edm:width=32:lr=1e-3."
+            group=RULES,
+            help="Recipes, comma-separated; arguments after colons: edm:width=32:lr=1e-3. Or models that are "
+            "there already and are measured as they are: runs/a, official=converted/stylegan2.",
         ),
     ] = "r3gan,edm,consistency",
     best: Annotated[
@@ -64,7 +66,8 @@ def duel(
     Killed and run again, it continues where it was. The page is OUT/index.html.
     """
     from diptych.cli.foretell import foretell
-    from diptych.contest import Rules, check_measurable
+    from diptych.contenders import Rules
+    from diptych.contest import check_measurable
     from diptych.contest import duel as fight
     from diptych.measuring.quick import QuickExam
     from diptych.system.files import expanded
@@ -93,6 +96,7 @@ def duel(
         expected = {
             one.name: forecast(one.spec, images, out / one.name, arguments=one.arguments, **how)
             for one in entries
+            if one.spec is not None
         }
         foretell(expected, as_json)
         return
@@ -108,11 +112,21 @@ def duel(
 
 
 def entry(text: str) -> Entry:
-    """From "edm:width=32" to an entry. Raises WrongUse with the nearest name where something is unknown."""
-    from diptych import catalog
-    from diptych.contest import Entry
+    """From "edm:width=32", "runs/a" or "mine=runs/a" to an entry.
 
-    name, *settings = text.strip().split(":")
+    Raises WrongUse with the nearest name where something is unknown. What is called as a recipe is one.
+    """
+    from diptych import catalog
+    from diptych.contenders import Entry, ready
+    from diptych.system.files import expanded
+
+    text = text.strip()
+    name, *settings = text.split(":")
+    if name not in catalog.recipes():
+        given_name, _, place = text.rpartition("=")
+        for alias, source in (("", text), (given_name, place)):
+            if source and expanded(source).is_dir():
+                return ready(source, alias)
     spec = catalog.recipe(name)
     given = {}
     for setting in settings:
