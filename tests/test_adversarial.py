@@ -17,6 +17,7 @@ from diptych.adversarial.penalties import (
     ApproximateSlopePenalty,
     Consistency,
     Dragan,
+    Drift,
     LeCam,
     LipschitzPenalty,
     Penalty,
@@ -514,6 +515,42 @@ def test_numbers_that_are_none_are_refused(wrong: float) -> None:
     for lr in (wrong, (2e-4, wrong)):
         with pytest.raises(WrongUse, match="learning rate is at least 0"):
             Adversarial(Generator(), Critic(), lr=lr)
+
+
+TERMS: dict[str, Callable[[float], nn.Module]] = {
+    "of": lambda weight: r1_r2(weight),
+    "lipschitz": LipschitzPenalty,
+    "dragan": Dragan,
+    "dragan's spread": lambda spread: Dragan(spread=spread),
+    "consistency": lambda weight: Consistency(torch.neg, weight),
+    "lecam": LeCam,
+    "lecam's decay": lambda decay: LeCam(decay=decay),
+    "drift": Drift,
+    "sigma": lambda sigma: ApproximateSlopePenalty(of(1.0), sigma),
+    "path length": PathLength,
+    "path length's decay": lambda decay: PathLength(decay=decay),
+    "orthogonal": Orthogonal,
+    "clip": lambda bound: Adversarial(Generator(), Critic(), clip_weights=bound),
+}
+
+
+@pytest.mark.parametrize("wrong", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("make", TERMS.values(), ids=TERMS)
+def test_terms_refuse_weights_that_are_none(make: Callable[[float], nn.Module], wrong: float) -> None:
+    """A box of -0.1 was all of the critic's weights."""
+    with pytest.raises(WrongUse, match=r"finite|decay is (at least 0 and below|between 0 and) 1") as caught:
+        make(wrong)
+    assert caught.value.hint
+
+
+def test_a_decay_below_one_and_a_share_of_the_batch() -> None:
+    for wrong in (1.0, 2.0):
+        with pytest.raises(WrongUse, match=f"below 1, not {wrong}"):
+            LeCam(0.3, decay=wrong)
+    with pytest.raises(WrongUse, match="shrink is at least 1, not 0"):
+        PathLength(shrink=0)
+    for make in (LipschitzPenalty, Dragan, LeCam, Drift, PathLength, Orthogonal):
+        assert make(0.0).weight == 0
 
 
 def test_a_term_that_has_no_turn_is_refused() -> None:

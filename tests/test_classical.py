@@ -521,7 +521,7 @@ def test_threshold_is_an_option_of_every_latent_model() -> None:
     assert float(z.std()) == pytest.approx(0.8 * scipy.stats.truncnorm(-0.5, 0.5).std(), rel=0.03)
     assert not torch.equal(model.sample([1]), model.using(threshold=0.5).sample([1]))
     for wrong in (-1.0, 0.001, 5.0):
-        with pytest.raises(WrongUse, match="threshold"):
+        with pytest.raises(WrongUse, match=r"threshold(.|\n)*hint: 0.5"):
             LatentOptions(threshold=wrong)
 
 

@@ -220,6 +220,8 @@ WRONG = {
     "edit direction plain --out x.png": "one way to a direction",
     "edit direction plain --sefa 2 --jacobian 2 --out x.png": "one way to a direction",
     "edit direction plain --sefa 0 --out x.png": "directions, not 0",
+    "edit direction style --sefa 2 --seeds 0 --scale nan --out x.png": "scale must be finite",
+    "invert plain labelled/dark/0.png --out x --pixels nan": "pixels must be at least 0 and finite, not nan",
     "edit direction plain --direction labelled --out x.png": "cannot be read",
     "edit direction edm --sefa 1 --out x.png": "no latent space",
     "edit mix style --rows 0 --columns 1 --out x.png --noise random": "--noise random means nothing",

@@ -28,6 +28,7 @@ from diptych.convert.contents import Network
 from diptych.convert.official import Converted, convert, save
 from diptych.errors import RunError
 from diptych.model import Condition
+from diptych.networks.stylegan2_critic import StyleGAN2Critic
 from diptych.runs import load_model
 from diptych.training.state import Settings, Training
 from diptych.training.transfer import transfer
@@ -267,6 +268,34 @@ def test_an_alias_free_mapping_is_read_too(tmp_path: Path) -> None:
     given = {"img_resolution": 16, "mapping_kwargs": {"activation": "relu"}}
     with pytest.raises(ConvertError, match="activation=relu"):  # so is a critic's
         stylegan.critic(Network("Discriminator", given, {}, {}))
+
+
+def test_a_critic_may_compare_the_whole_batch() -> None:
+    """As networks of TensorFlow do: mbstd_group_size=None is one group, however many images there are."""
+    torch.manual_seed(0)
+    ours = StyleGAN2Critic((1, 8, 8), base=64, largest=16, group=7).eval()
+    official_names = {"blocks.0": "b8", "end": "b4", "from_image": "fromrgb", "dense": "fc"}
+    tensors = {
+        "".join(official_names.get(part, part) for part in re.split(r"(blocks\.0|\w+|\.)", name)): tensor
+        for name, tensor in ours.state_dict().items()
+    }
+    given = {"img_resolution": 8, "img_channels": 1, "channel_base": 64, "channel_max": 16}
+    told = [
+        stylegan.critic(Network("Discriminator", {**given, "epilogue_kwargs": end}, tensors, {}))
+        for end in ({"mbstd_group_size": None}, {"mbstd_group_size": 2}, {"mbstd_group_size": 7})
+    ]
+    for n in (7, 4, 1):
+        image = torch.randn(n, 1, 8, 8)
+        torch.testing.assert_close(told[0](image), ours(image))
+        assert torch.equal(told[0](image), told[2](image))
+        assert n < 4 or not torch.allclose(told[0](image), told[1](image))
+    x = torch.randn(6, 3, 2, 2)
+    mean = x.var(0, correction=0).add(1e-8).sqrt().mean()
+    torch.testing.assert_close(told[0].end.deviation(x)[:, 3], mean.expand(6, 2, 2))
+    with pytest.raises(ConvertError, match="mbstd_group_size=0"):
+        stylegan.critic(
+            Network("Discriminator", {**given, "epilogue_kwargs": {"mbstd_group_size": 0}}, tensors, {})
+        )
 
 
 def test_tensors_that_do_not_belong_are_named(tmp_path: Path) -> None:

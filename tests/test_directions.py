@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -231,10 +232,13 @@ def test_directions_come_back_from_their_file(tmp_path: Path) -> None:
     assert (again.names, again.layers) == (found.names, (0, 1))
     assert read_directions(file, [2]).layers == (2,)
     assert again.only([2, 0]).names == ("sefa 2", "sefa 0")
-    with pytest.raises(WrongUse, match="directions 0 to 2, not 3"):
+    with pytest.raises(WrongUse, match=r"directions 0 to 2, not 3(.|\n)*hint: .*--sefa"):
         again.only([3])
     with pytest.raises(WrongUse, match="belong to the model"):
         traverse(LatentModel(Linear()), drawn(LatentModel(Linear()), [0]), again)
+    for scale in (math.nan, math.inf, -1e300):
+        with pytest.raises(WrongUse, match=r"scale must be finite(.|\n)*hint: 2, say"):
+            traverse(styled, drawn(styled, [0]), found, scale)
 
 
 def test_files_that_hold_no_directions(tmp_path: Path) -> None:

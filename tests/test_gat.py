@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from conftest import made_up
 from diptych.adversarial.augment import Adaptive
+from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.look import Look
+from diptych.adversarial.penalties import LipschitzPenalty
 from diptych.errors import WrongUse
+from diptych.method import Batch, Clock, Condition
 from diptych.methods.adversarial import Adversarial
 from diptych.methods.gat import gat
 from diptych.networks.gat import GATCritic, GATGenerator, noise_level, perturbed
@@ -88,11 +94,44 @@ def test_patches_go_with_the_size(shape: tuple[int, int, int], patch: int) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"levels": 9}, {"levels": 0}, {"width": 100}, {"gamma": -1.0}, {"patch": -1}]
+    "wrong",
+    [{"levels": 9}, {"levels": -1}, {"width": 100}, {"gamma": -1.0}, {"patch": -1}, {"patch": 9}],
 )
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(WrongUse, match=next(iter(wrong))):
         gat(made_up().train, **wrong)
+
+
+def test_a_patch_is_bounded_by_the_shorter_side() -> None:
+    """--patch 100 trained on one token."""
+    data = made_up((1, 8, 12), n=8).train
+    with pytest.raises(WrongUse, match=r"shorter side, 8, not 9(.|\n)*hint: 0"):
+        gat(data, width=16, depth=2, patch=9)
+    assert gat(data, width=16, depth=2, patch=8).method.generator.grid == (1, 2)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("depth", "levels"), [(2, 2), (4, 4), (6, 4)])
+def test_levels_go_with_the_depth(depth: int, levels: int) -> None:
+    """--depth 2 failed on levels that nobody had asked for."""
+    method: Any = gat(made_up().train, width=16, depth=depth).method
+    assert len(method.generator.ends) == method.critic.levels == levels
+
+
+def test_slopes_between_a_real_and_a_generators_levels() -> None:
+    """A real stands for each level, as where the critic sees it: the same slopes as of its stack."""
+    torch.manual_seed(0)
+    sizes = {"width": 16, "depth": 2, "patch": 2, "levels": 2}
+    model = LatentModel(GATGenerator((3, 8, 8), **sizes))
+    penalty = LipschitzPenalty()
+    method = Adversarial(model, GATCritic((3, 8, 8), **sizes), penalties=[penalty])
+    loss, logs = method.critic_loss(Batch(torch.randn(4, 3, 8, 8), Condition()), Clock(0, 100, 0))
+    loss.backward()
+    assert logs["gradient_penalty"].isfinite()
+    assert method.critic.stem.patches.weight.grad.abs().sum() > 0
+    weight, real, fake = torch.randn(6, 8, 8), torch.randn(4, 3, 8, 8), torch.randn(4, 6, 8, 8)
+    seen = Look(lambda image, label: (image * weight).sum((1, 2, 3)), real, None, lambda: fake)
+    expected = (weight.norm() - 1).square()
+    assert penalty(seen, Clock(0, 100, 0))[1]["gradient_penalty"].item() == pytest.approx(expected.item())
 
 
 @pytest.mark.parametrize("augment", ["ada-bgcfnc", "diffaugment"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,12 @@ WRONG: dict[str, dict[str, Any]] = {
     "space cannot be 'w\\+\\+'": {"space": "w++"},
     "start cannot be 'worst'": {"start": "worst"},
     "steps must be at least 1": {"steps": 0},
-    "lr must be positive": {"lr": 0.0},
+    "lr must be above 0 and finite, not 0.0\\n\\nhint: 0.1 is usual": {"lr": 0.0},
+    "lr must be above 0 and finite, not inf": {"lr": math.inf},
+    "pixels must be at least 0 and finite, not nan\\n\\nhint: 1.0 is usual": {"pixels": math.nan},
+    "pixels must be at least 0 and finite, not inf": {"pixels": math.inf},
+    "pixels must be at least 0 and finite, not -1": {"pixels": -1.0},
+    "jitter must be at least 0 and finite, not nan": {"jitter": math.nan},
     "without styles has no space w": {"space": "w"},
 }
 

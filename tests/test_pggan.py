@@ -217,8 +217,10 @@ def test_losses() -> None:
         spec(data, **spec.small, loss="hinge")
     with pytest.raises(WrongUse, match="gamma is of R1"):
         spec(data, **spec.small, gamma=1.0)
-    with pytest.raises(WrongUse, match="between 0 and 1"):
+    with pytest.raises(WrongUse, match=r"between 0 and 1, not 2\.0\n\nhint: 0\.6"):
         spec(data, **spec.small, grown=2.0)
+    with pytest.raises(WrongUse, match="label_gain must be at least 0"):
+        spec(data, **spec.small, label_gain=-1.0)
     with pytest.raises(WrongUse, match=r"between 0 and 3.*not at 3\.5"):
         generator(3.5)
 

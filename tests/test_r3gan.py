@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conftest import made_up
+from diptych import catalog
 from diptych.adversarial.penalties import slope_square
 from diptych.errors import WrongUse
 from diptych.networks import convolution
@@ -149,6 +151,7 @@ def test_sizes_may_differ_from_stage_to_stage() -> None:
         ({"width": (8, 8)}, r"(?s)width=\(8, 8\).* 3 sizes"),
         ({"blocks": (1, 1, 0)}, "blocks="),
         ({"group": (8, 8, 8, 8)}, "group="),
+        ({"group": 0}, r"group must be at least 1, not 0\n\nhint: one number"),
         ({"width": 28, "largest": 28, "group": 16, "expansion": 3}, "cannot be parted"),
     ],
 )
@@ -156,6 +159,12 @@ def test_sizes_that_do_not_fit_are_named(wrong: dict[str, Any], said: str) -> No
     for network in (R3Generator, R3Critic):
         with pytest.raises(WrongUse, match=said):
             network((3, 16, 16), **wrong)
+
+
+def test_a_group_of_nothing_is_named_as_it_was_given() -> None:
+    spec = catalog.recipe("r3gan")
+    with pytest.raises(WrongUse, match="group must be at least 1, not 0"):
+        spec(made_up().train, **spec.small, group=0)
 
 
 def test_parts_are_all_of_the_critic() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.regularisers import PathLength
-from diptych.adversarial.style import StyleModel
+from diptych.adversarial.style import StyleModel, StyleOptions
 from diptych.errors import WrongUse
 from diptych.exporter import export
 from diptych.method import Batch, Clock, Condition
@@ -214,6 +214,17 @@ def test_minibatch_deviation(batch: int, group: int) -> None:
     out = MinibatchStd(group, features=2)(x)
     torch.testing.assert_close(out[:, :4], x)
     torch.testing.assert_close(out[:, 4:], torch.tensor(expected)[:, :, None, None].expand(-1, -1, 3, 2))
+
+
+def test_what_has_no_name_in_a_recipe_is_refused_with_a_hint() -> None:
+    for make, said in (
+        (lambda: MinibatchStd(0), r"group of 0 images(.|\n)*hint: .*--group 4"),
+        (lambda: Mapping(4, 4, 1, depth=0), r"at least one layer, not 0(.|\n)*hint: --mapping 2"),
+        (lambda: StyleOptions(truncation=3.0), r"truncation must lie in -2..2(.|\n)*hint: 0.7"),
+        (lambda: StyleOptions(cutoff=-1), r"cutoff is a number of layers(.|\n)*hint: 0"),
+    ):
+        with pytest.raises(WrongUse, match=said):
+            make()
 
 
 def test_equalised_layers_keep_the_variance_and_learn_at_one_rate() -> None:
@@ -476,6 +487,9 @@ def test_lazy_terms_and_their_correction() -> None:
         {"mixing": math.nan},
         {"style": 0},
         {"style": -1},
+        {"mapping": 0},
+        {"label_gain": -1.0},
+        {"lr": -1.0},
     ],
 )
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:

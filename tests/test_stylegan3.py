@@ -37,6 +37,7 @@ from diptych.networks.bands import Band, bands, layers_for, lowpass
 from diptych.networks.r3gan import R3Generator
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan3 import AliasFreeLayer, FourierInput, StyleGAN3Generator
+from diptych.saveable import arguments
 from diptych.scores import Estimate
 from diptych.training.state import Settings, Training
 from usual_operations import usual_form
@@ -357,11 +358,41 @@ def test_the_critic_is_as_wide_as_asked_whatever_the_shape(shape: tuple[int, int
     assert method.critic.blocks[0].from_image.weight.shape[0] == 8  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("wrong", [{"style": 0}, {"style": -1}, {"blur": math.inf}, {"blur": math.nan}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"style": 0},
+        {"style": -1},
+        {"mapping": 0},
+        {"blur": math.inf},
+        {"blur": math.nan},
+        {"blur": 9.0},
+        {"blur_share": -1.0, "blur": 1.0},
+        {"blur_share": 1.5},
+        {"margin": 9},
+        {"margin": 1000},
+        {"label_gain": -1.0},
+    ],
+)
 def test_what_cannot_be_meant_is_refused(wrong: dict[str, float]) -> None:
     spec = recipes()["stylegan3"]
     with pytest.raises(WrongUse, match=next(iter(wrong))):
         spec(made_up().train, **{**spec.small, **wrong})
+
+
+def test_a_learning_rate_is_refused_as_it_was_given() -> None:
+    """Not after the correction for lazy terms: -1 was "not -0.94"."""
+    spec = recipes()["stylegan3"]
+    for name in ("lr", "critic_lr"):
+        with pytest.raises(WrongUse, match=rf"^{name} must be at least 0, not -1.0$"):
+            spec(made_up().train, **spec.small, **{name: -1.0})
+
+
+def test_a_margin_below_0_is_the_default() -> None:
+    spec = recipes()["stylegan3"]
+    for given, margin in ((-1, 4), (0, 0), (8, 8)):
+        method = spec(made_up().train, **{**spec.small, "margin": given}).method
+        assert arguments(method.generator)["margin"] == margin  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("noise", ["random", "none"])

@@ -131,10 +131,12 @@ class RecipeSpec:
         given = {name: plain(value) for name, value in given.items()}
         for name, value in given.items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise WrongUse(f"{name} must be finite, not {value}")
+                raise WrongUse(f"{name} must be finite, not {value}", f"the default is {self.defaults[name]}")
             for within in self.ranges.get(name, ()):
                 if type(value) in (int, float) and not within.holds(value):
-                    raise WrongUse(f"{name} must be {within.says}, not {value}")
+                    raise WrongUse(
+                        f"{name} must be {within.says}, not {value}", f"the default is {self.defaults[name]}"
+                    )
         return {**self.defaults, **given}
 
     def fitted(self, given: Mapping[str, Any]) -> dict[str, Any]:

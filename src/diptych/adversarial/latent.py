@@ -84,9 +84,14 @@ class LatentOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.truncation <= 2:
-            raise WrongUse(f"truncation must lie in 0..2, not {self.truncation}")
+            raise WrongUse(
+                f"truncation must lie in 0..2, not {self.truncation}", "0.7, say: less is safer, less diverse"
+            )
         if self.threshold and not 0.01 <= self.threshold <= LARGEST:
-            raise WrongUse(f"threshold must be 0 or lie in 0.01..{LARGEST:g}, not {self.threshold}")
+            raise WrongUse(
+                f"threshold must be 0 or lie in 0.01..{LARGEST:g}, not {self.threshold}",
+                "0.5, say: less is safer and less diverse; 0 cuts nothing off",
+            )
 
 
 @saveable

@@ -32,9 +32,15 @@ def gradient_penalty(logit: Tensor, image: Tensor) -> Tensor:
 
 def of(weight: float) -> Weight:
     """The same weight all the time. Raises WrongUse for a number that is no weight."""
-    if not 0 <= weight < math.inf:
-        raise WrongUse(f"a penalty's weight is at least 0 and finite, not {weight}", "--gamma 1, say")
+    checked_weight(weight)
     return lambda clock: weight
+
+
+def checked_weight(weight: float, what: str = "a penalty's weight", hint: str = "1, say; 0 is none") -> float:
+    """The weight. Raises WrongUse where it is negative or not finite."""
+    if not 0 <= weight < math.inf:
+        raise WrongUse(f"{what} is at least 0 and finite, not {weight}", hint)
+    return weight
 
 
 class Penalty(nn.Module, ABC):
@@ -122,6 +128,8 @@ class ApproximateSlopePenalty(Penalty):
         self, weight: Weight, sigma: float = 0.01, *, real: bool = True, fake: bool = True, every: int = 1
     ) -> None:
         super().__init__()
+        if not 0 < sigma < math.inf:
+            raise WrongUse(f"sigma is above 0 and finite, not {sigma}", "0.01, as in the paper")
         self.weight, self.sigma, self.at_real, self.at_fake, self.every = weight, sigma, real, fake, every
         self.name = "r1" if real and not fake else "r2" if fake and not real else "r1r2"
 
@@ -154,12 +162,15 @@ class LipschitzPenalty(Penalty):
 
     def __init__(self, weight: float = 10.0, *, one_sided: bool = False, every: int = 1) -> None:
         super().__init__()
-        self.weight, self.one_sided, self.every = weight, one_sided, every
+        self.weight, self.one_sided, self.every = checked_weight(weight), one_sided, every
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """At one point of each pair's line."""
-        share = torch.rand_like(look.real[:, :1, :1, :1])
-        between = torch.lerp(look.real.detach(), look.fake.detach(), share).requires_grad_()
+        real, fake = look.real.detach(), look.fake.detach()
+        if fake.shape[1] > real.shape[1]:  # a stack of levels: a critic takes a real for each of them
+            real = real.repeat(1, fake.shape[1] // real.shape[1], 1, 1)
+        share = torch.rand_like(real[:, :1, :1, :1])
+        between = torch.lerp(real, fake, share).requires_grad_()
         excess = norm(slope_square(look.judge(between, look.label), between)) - 1
         size = (excess.clamp(min=0) if self.one_sided else excess).square().mean()
         return self.weight * size, {self.name: size.detach()}
@@ -176,7 +187,8 @@ class Dragan(Penalty):
 
     def __init__(self, weight: float = 10.0, spread: float = 0.5, every: int = 1) -> None:
         super().__init__()
-        self.weight, self.spread, self.every = weight, spread, every
+        spread = checked_weight(spread, "spread", "0.5 as in its code")
+        self.weight, self.spread, self.every = checked_weight(weight), spread, every
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """At one point near each real."""
@@ -202,7 +214,7 @@ class Consistency(Penalty):
         self, augment: Callable[[Tensor], Tensor], weight: float = 10.0, *, fake: bool = True, every: int = 1
     ) -> None:
         super().__init__()
-        self.augment, self.weight, self.at_fake, self.every = augment, weight, fake, every
+        self.augment, self.weight, self.at_fake, self.every = augment, checked_weight(weight), fake, every
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """weight ||D(x) - D(T(x))||^2."""
@@ -224,7 +236,9 @@ class LeCam(Penalty):
 
     def __init__(self, weight: float = 0.3, decay: float = 0.99, every: int = 1) -> None:
         super().__init__()
-        self.weight, self.decay, self.every = weight, decay, every
+        if not 0 <= decay < 1:
+            raise WrongUse(f"decay is at least 0 and below 1, not {decay}", "0.99, say, of what is kept")
+        self.weight, self.decay, self.every = checked_weight(weight), decay, every
         self.register_buffer("real_mean", torch.zeros(()))
         self.register_buffer("fake_mean", torch.zeros(()))
 
@@ -247,7 +261,7 @@ class Drift(Penalty):
 
     def __init__(self, weight: float = 1e-3, every: int = 1) -> None:
         super().__init__()
-        self.weight, self.every = weight, every
+        self.weight, self.every = checked_weight(weight), every
 
     def forward(self, look: Look, clock: Clock) -> Loss:
         """On the logits of the loss itself."""

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from diptych.adversarial.penalties import checked_weight
+from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
 from diptych.networks.equalized import at_least_float32, full_precision
+
+WEIGHT = "a regulariser's weight"
 
 
 class Regulariser(nn.Module, ABC):
@@ -45,7 +49,12 @@ class PathLength(Regulariser):
 
     def __init__(self, weight: float = 2.0, *, decay: float = 0.01, shrink: int = 2, every: int = 4) -> None:
         super().__init__()
-        self.weight, self.decay, self.shrink, self.every = weight, decay, shrink, every
+        if shrink < 1:
+            raise WrongUse(f"shrink is at least 1, not {shrink}", "1 is the whole batch, 2 half of it")
+        if not 0 <= decay <= 1:
+            raise WrongUse(f"decay is between 0 and 1, not {decay}", "0.01, say, of what is taken anew")
+        self.weight = checked_weight(weight, WEIGHT)
+        self.decay, self.shrink, self.every = decay, shrink, every
         self.register_buffer("mean", torch.zeros(()))
 
     def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
@@ -72,7 +81,7 @@ class Orthogonal(Regulariser):
 
     def __init__(self, weight: float = 1e-4, every: int = 1) -> None:
         super().__init__()
-        self.weight, self.every = weight, every
+        self.weight, self.every = checked_weight(weight, WEIGHT), every
 
     def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
         """Looks at weights only: each row is one filter."""

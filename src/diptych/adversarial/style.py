@@ -15,6 +15,7 @@ from diptych.model import Condition, Noise
 from diptych.saveable import saveable
 
 Inputs = Literal["const", "random", "none"]
+TRUNCATION = "0.7, say: less is safer and less diverse; 1 is all"
 
 
 @saveable
@@ -28,9 +29,9 @@ class StyleOptions:
 
     def __post_init__(self) -> None:
         if not -2 <= self.truncation <= 2:
-            raise WrongUse(f"truncation must lie in -2..2, not {self.truncation}")
+            raise WrongUse(f"truncation must lie in -2..2, not {self.truncation}", TRUNCATION)
         if self.cutoff < 0:
-            raise WrongUse(f"cutoff is a number of layers, at least 0, not {self.cutoff}")
+            raise WrongUse(f"cutoff is a number of layers, at least 0, not {self.cutoff}", "0: all of them")
         if self.noise not in get_args(Inputs):
             kinds = list(get_args(Inputs))
             raise WrongUse(f"noise inputs cannot be {self.noise!r}", did_you_mean(self.noise, kinds))

@@ -77,6 +77,8 @@ def read_networks(path: Path) -> Contents:
     Raises ConvertError that names the file where it is none, damaged, or asks for something to be run.
     """
     try:
+        if path.is_file() and not path.stat().st_size:
+            raise ConvertError("it is empty", "was it fetched whole?")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             check_head(data[:64])
             digest = hashlib.sha256(data).hexdigest()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diptych.adversarial.style import StyleModel
 from diptych.convert.contents import Network
-from diptych.convert.parts import Options, Parts, fitted
+from diptych.convert.parts import TOO_MANY, Options, Parts, fitted
 from diptych.networks.modulated import FILTER
 from diptych.networks.stylegan2 import ARCHITECTURES, StyleGAN2Generator
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
@@ -81,6 +81,8 @@ def critic(network: Network) -> StyleGAN2Critic:
     architecture = chosen(options, "resnet")
     layers, end = options.nested("block_kwargs"), options.nested("epilogue_kwargs")
     given = {**common, "architecture": architecture, "clamp": clamp_of(network, "b4.conv")}
+    if end.left.get("mbstd_group_size", 4) is None:  # the whole batch, as is a group larger than it
+        end.left["mbstd_group_size"] = TOO_MANY
     given["group"] = end.whole("mbstd_group_size", 4, 1)
     end.only("mbstd_num_channels", 1)
     options.only("cmap_dim", None)

@@ -25,6 +25,7 @@ from diptych.latent.points import (
 from diptych.model import Condition, Model
 
 SUFFIX = ".directions.npz"  # of what is kept beside a picture
+FARTHEST = 1e6  # standard deviations of the latents; far beyond it they are no longer finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,10 @@ class Directions:
     def only(self, which: Sequence[int]) -> Directions:
         """Some of them, in this order. Raises WrongUse where there are fewer."""
         if not which or not all(0 <= i < len(self) for i in which):
-            raise WrongUse(f"there are directions 0 to {len(self) - 1}, not {', '.join(map(str, which))}")
+            raise WrongUse(
+                f"there are directions 0 to {len(self) - 1}, not {', '.join(map(str, which))}",
+                "diptych edit direction --sefa or --jacobian finds more of them",
+            )
         rows = list(which)
         return Directions(
             self.vectors[rows],
@@ -146,7 +150,12 @@ def traverse(
             "directions belong to the model that they were found in",
         )
     if columns < 2:
-        raise WrongUse(f"from one side to the other there are at least 2 columns, not {columns}")
+        raise WrongUse(f"from one side to the other there are at least 2 columns, not {columns}", "5, say")
+    if not abs(scale) <= FARTHEST:
+        raise WrongUse(
+            f"scale must be finite and at most {FARTHEST:g}, not {scale}",
+            "2, say: standard deviations to each side",
+        )
     amounts = torch.linspace(-scale, scale, columns)
     reach = directions.vectors * directions.deviation[:, None]
     by = (reach[:, None, None] * amounts[:, None]).unsqueeze(-2)  # (K, 1, columns, 1, D)

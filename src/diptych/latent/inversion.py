@@ -52,11 +52,17 @@ class InversionOptions:
                     f"{name} cannot be {getattr(self, name)!r}",
                     did_you_mean(getattr(self, name), list(choices)),
                 )
-        for name in ("steps", "candidates", "batch"):
-            if getattr(self, name) < 1:
-                raise WrongUse(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0 or self.pixels < 0 or self.jitter < 0:
-            raise WrongUse("lr must be positive, pixels and jitter at least 0")
+        for name, least, says in (
+            ("steps", 1, "at least 1"),
+            ("candidates", 1, "at least 1"),
+            ("batch", 1, "at least 1"),
+            ("lr", math.nextafter(0, 1), "above 0 and finite"),
+            ("pixels", 0, "at least 0 and finite"),
+            ("jitter", 0, "at least 0 and finite"),
+        ):
+            value, usual = getattr(self, name), getattr(InversionOptions, name)
+            if not least <= value < math.inf:
+                raise WrongUse(f"{name} must be {says}, not {value}", f"{usual} is usual")
 
 
 @dataclass(frozen=True, eq=False)

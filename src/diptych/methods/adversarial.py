@@ -13,7 +13,7 @@ from diptych.adversarial.blur import blurred
 from diptych.adversarial.latent import GeneratorModel, LatentModel
 from diptych.adversarial.look import Look
 from diptych.adversarial.losses import Game, game
-from diptych.adversarial.penalties import Penalty
+from diptych.adversarial.penalties import Penalty, checked_weight
 from diptych.adversarial.regularisers import Regulariser
 from diptych.adversarial.standing import standing_statistics
 from diptych.data.images import Images
@@ -75,6 +75,7 @@ class Adversarial(Method):
         generator_lr, critic_lr = lr if isinstance(lr, tuple) else (lr, lr)
         self.lr = checked_rate(generator_lr), checked_rate(critic_lr)
         self.betas = both(betas)
+        checked_weight(clip_weights, "clip_weights", "0.01, say; 0 clips nothing")
         self.lr_scale, self.critic_steps, self.frozen = lr_scale, critic_steps, frozen
         self.clip_weights, self.grow, self.reals, self.blur = clip_weights, grow, reals, blur
         self.sigma = 0.0  # of the blur; follows the clock

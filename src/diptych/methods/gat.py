@@ -15,7 +15,7 @@ from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.r3gan import lr_scale
 from diptych.methods.units import units_of
 from diptych.networks.gat import GATCritic, GATGenerator
-from diptych.recipe import AutoSize, Recipe, Size, recipe
+from diptych.recipe import AutoSize, Count, Recipe, Size, recipe
 
 
 @recipe(width=16, depth=2, levels=2, batch=8)
@@ -25,7 +25,7 @@ def gat(
     width: AutoSize = 0,
     depth: AutoSize = 0,
     patch: AutoSize = 0,
-    levels: int = 4,
+    levels: Count = 0,
     latent: Size = 64,
     batch: Size = 64,
     gamma: Gamma = 1.0,
@@ -45,7 +45,7 @@ def gat(
         Pixels on a side of a token; 0: so that there are 8 tokens on a side up to 32 pixels, 16 above.
     levels
         Depths at which the generator's image is judged, coarse to fine through less and less noise; 1: its
-        end alone.
+        end alone; 0: 4, but at most the depth.
     latent
         Length of the latent vector.
     batch
@@ -64,11 +64,16 @@ def gat(
     shape = data.shape
     shortest = min(shape[1:])
     width, depth = width or (64 if shortest <= 16 else 192), depth or (4 if shortest <= 16 else 8)
+    if patch > shortest:
+        raise WrongUse(
+            f"patch is at most the image's shorter side, {shortest}, not {patch}", "0: by the size of images"
+        )
     patch = patch or max(1, 2 ** round(math.log2(shortest / (8 if shortest <= 32 else 16))))
-    if not 1 <= levels <= depth:
-        raise WrongUse(f"levels must lie in 1..{depth}, the depth, not at {levels}")
+    levels = levels or min(4, depth)
+    if levels > depth:
+        raise WrongUse(f"levels must lie in 1..{depth}, the depth, not at {levels}", "0: at most the depth")
     if width % 64 and (width > 64 or width % 8):
-        raise WrongUse(f"width is a multiple of 64, or less and a multiple of 8, not {width}")
+        raise WrongUse(f"width is a multiple of 64, or less and a multiple of 8, not {width}", "64, say")
     sizes = {**labels_of(data), "width": width, "depth": depth, "patch": patch, "levels": levels}
     method = Adversarial(
         LatentModel(GATGenerator(shape, latent=latent, **sizes), units=units_of(data)),

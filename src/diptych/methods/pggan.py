@@ -18,7 +18,7 @@ from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.pggan import PGCritic, PGGenerator, seen_at
 from diptych.networks.shapes import pyramid
-from diptych.recipe import AutoSize, Recipe, Size, half_life, recipe
+from diptych.recipe import AutoSize, NotNegative, Recipe, Size, half_life, recipe
 from diptych.saveable import change
 
 
@@ -29,7 +29,7 @@ def pggan(
     width: AutoSize = 0,
     largest: AutoSize = 0,
     latent: Size = 128,
-    label_gain: float = 0.1,
+    label_gain: NotNegative = 0.1,
     batch: Size = 64,
     loss: str = "wasserstein",
     gamma: Gamma = -1.0,
@@ -72,7 +72,7 @@ def pggan(
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
     if not 0 <= grown <= 1:
-        raise WrongUse(f"grown is a share of training, between 0 and 1, not {grown}")
+        raise WrongUse(f"grown is a share of training, between 0 and 1, not {grown}", "0.6, say")
     if loss == "wasserstein" and gamma not in (-1, 0, "none"):
         raise WrongUse("gamma is of R1, which a wasserstein critic has not", "--loss non-saturating has it")
     shape, side = data.shape, min(data.shape[1:])

@@ -22,7 +22,7 @@ def r3gan(
     width: AutoSize = 0,
     largest: Size = 256,
     blocks: AutoSize = 0,
-    group: int = 16,
+    group: Size = 16,
     latent: Size = 64,
     batch: AutoSize = 0,
     gamma: Gamma = 1.0,

@@ -16,7 +16,7 @@ from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
-from diptych.recipe import AutoSize, Recipe, Size, half_life, recipe
+from diptych.recipe import AutoSize, NotNegative, Recipe, Size, half_life, recipe
 
 
 @recipe(width=8, largest=16, latent=16, style=16, batch=8)
@@ -27,8 +27,8 @@ def stylegan2(
     largest: AutoSize = 0,
     latent: Size = 512,
     style: Size = 512,
-    mapping: int = 2,
-    label_gain: float = 0.1,
+    mapping: Size = 2,
+    label_gain: NotNegative = 0.1,
     architecture: str = "skip",
     critic: str = "",
     group: int = 4,
@@ -38,7 +38,7 @@ def stylegan2(
     path_length: float = -1.0,
     mixing: float = -1.0,
     clamp: float = 0.0,
-    lr: float = 0.0,
+    lr: NotNegative = 0.0,
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:

@@ -3,8 +3,7 @@ lazy R1; neither path length regularisation nor style mixing."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import nn
 
@@ -21,9 +20,10 @@ from diptych.methods.stylegan2 import share
 from diptych.methods.units import units_of
 from diptych.networks.stylegan2_critic import StyleGAN2Critic
 from diptych.networks.stylegan3 import AliasFreeLayer, StyleGAN3Generator
-from diptych.recipe import AutoSize, Recipe, Size, half_life, recipe
+from diptych.recipe import AutoSize, NotNegative, Recipe, Size, Within, half_life, recipe
 
 Config = Literal["t", "r"]
+WholeShare = Annotated[float, Within(lambda value: 0 <= value <= 1, "a share between 0 and 1")]
 
 
 @recipe(width=8, largest=16, latent=16, style=16, layers=4, margin=4, batch=8)
@@ -37,16 +37,16 @@ def stylegan3(
     margin: int = -1,
     latent: Size = 512,
     style: Size = 512,
-    mapping: int = 2,
-    label_gain: float = 0.1,
+    mapping: Size = 2,
+    label_gain: NotNegative = 0.1,
     group: int = 4,
     batch: AutoSize = 0,
     gamma: Gamma = -1.0,
     r1_every: int = 16,
     blur: float = -1.0,
-    blur_share: float = 0.02,
-    lr: float = 0.0,
-    critic_lr: float = 0.0,
+    blur_share: WholeShare = 0.02,
+    lr: NotNegative = 0.0,
+    critic_lr: NotNegative = 0.0,
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -87,7 +87,7 @@ def stylegan3(
         The critic sees images blurred by a Gaussian of so many pixels at first; below 0: none for t, for r
         10 pixels of 256.
     blur_share
-        The share of training after which the blur is gone.
+        The share of training after which the blur is gone; 0: there is none.
     lr
         Learning rate of Adam for the generator; 0: 0.01 up to 16 pixels, the paper's 0.0025 above.
     critic_lr
@@ -98,9 +98,15 @@ def stylegan3(
     freeze
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
-    if not blur < math.inf:
-        raise WrongUse(f"blur is a number of pixels, not {blur}", "below 0: by the configuration")
     shape, side, turns = data.shape, max(data.shape[1:]), config == "r"
+    if not blur <= side:
+        raise WrongUse(
+            f"blur is at most the image's side, {side} pixels, not {blur}", "below 0: by the configuration"
+        )
+    if margin > side:
+        raise WrongUse(
+            f"margin is at most the image's side, {side} pixels, not {margin}", "below 0: by the size"
+        )
     batch, lr = batch or few(data), lr or (0.01 if side <= 16 else 0.0025)
     gamma = usual(gamma, max(0.05, 0.001 * shape[1] * shape[2] / batch))
     base, largest = (width or 64) * side, largest or min(512, max(64, 2 * side))

@@ -65,7 +65,9 @@ def wgan_gp(
         So many of the critic's first stages hold still: for training from another run with `--init`.
     """
     if not (0 <= clip < math.inf and 0 <= penalty < math.inf):
-        raise WrongUse(f"penalty and clip are at least 0 and finite, not {penalty} and {clip}")
+        raise WrongUse(
+            f"penalty and clip are at least 0 and finite, not {penalty} and {clip}", "--penalty 10, say"
+        )
     if not clip and not penalty:
         raise WrongUse("a Wasserstein critic needs a bounded slope", "give --penalty or --clip more than 0")
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)

@@ -109,7 +109,10 @@ class MinibatchStd(nn.Module):
     def __init__(self, group: int = 4, features: int = 1) -> None:
         super().__init__()
         if group < 1 or features < 1:
-            raise WrongUse(f"a group of {group} images and {features} features are not possible: at least 1")
+            raise WrongUse(
+                f"a group of {group} images and {features} features are not possible: at least 1",
+                "4 and 1 are usual: --group 4, say",
+            )
         self.group, self.features = group, features
         self.at_once = group  # images that are to go through together: see diptych.training.shards
 

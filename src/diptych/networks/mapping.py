@@ -41,7 +41,7 @@ class Mapping(nn.Module):
     ) -> None:
         super().__init__()
         if depth < 1:
-            raise WrongUse(f"a mapping has at least one layer, not {depth}")
+            raise WrongUse(f"a mapping has at least one layer, not {depth}", "--mapping 2, say")
         told = bool(classes or attributes)
         self.layers, self.label_gain = layers, label_gain
         self.embed = EqualizedLabel(style, classes=classes, attributes=attributes) if told else None

@@ -40,7 +40,10 @@ def stages_of(
     n = doublings + 1
     channels = widths(width, doublings, largest) if isinstance(width, int) else list(width)
     each = [[value] * n if isinstance(value, int) else list(value) for value in (blocks, group)]
-    for name, values in zip(("width", "blocks", "group"), (channels, *each), strict=True):
+    given = (("width", width), ("blocks", blocks), ("group", group))
+    for (name, asked), values in zip(given, (channels, *each), strict=True):
+        if isinstance(asked, int) and asked < 1:
+            raise WrongUse(f"{name} must be at least 1, not {asked}", "one number for all sizes, or for each")
         if len(values) != n or min(values) < 1:
             raise WrongUse(
                 f"{name}={tuple(values)} does not name {n} whole numbers above 0",

@@ -1,7 +1,8 @@
 """Images moved by any affine map: doubled in size with a wavelet's filter, looked up, and halved with it.
 
-Karras et al., 2020, arXiv:2006.06676, appendix B.1: lossless where pixels move to pixels, nearly free of
-aliasing elsewhere. Images go on by reflection, for one size on each side; beyond lies 0.
+Karras et al., 2020, arXiv:2006.06676, appendix B.1: lossless where images move by whole pixels, nearly free
+of aliasing elsewhere. Flips and quarter turns lose some of the finest detail, as in its code, for the filter
+is not symmetric. Images go on by reflection, for one size on each side; beyond lies 0.
 """
 
 from __future__ import annotations
