@@ -19,6 +19,7 @@ from conftest import made_up
 from diptych import catalog
 from diptych.cli.foretell import foretell, mebibytes
 from diptych.data.images import DataSet
+from diptych.errors import RunError
 from diptych.measuring.quick import QuickExam
 from diptych.system.aside import MARK
 from diptych.training import forecast
@@ -227,3 +228,16 @@ def test_what_is_said(tmp_path: Path, brisk: None, capsys: pytest.CaptureFixture
     foretell({"a": found, "b": found}, as_json=False)
     assert capsys.readouterr().out.count("FLOP") == 3
     assert [mebibytes(x) for x in (0.21, 310.4, 1950.0)] == ["0.21 MiB", "310 MiB", "1.9 GiB"]
+
+
+def test_a_rehearsal_that_memory_does_not_suffice_for_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("diptych.training.state.Training.step", full)
+    with pytest.raises(RunError, match="the rehearsal needs more memory than there is") as raised:
+        foretold(made_up(), tmp_path / "run")
+    assert "--microbatch" in raised.value.hint
+    assert not (tmp_path / "run").exists()

@@ -125,7 +125,7 @@ LAW: dict[str, set[str]] = {
         "recipe",
         "runs",
     }
-    | {"aside", "claims", "interrupts", "track", "state"},
+    | {"aside", "claims", "interrupts", "shortage", "track", "state"},
     # the right panel: it is never handed a family
     "runs": {"checking", "errors", "model", "saveable", "files", "device", "checkpoints"},
     "pretrained": {"allowance", "checking", "errors", "files", "saveable"},

@@ -33,6 +33,7 @@ from diptych.system.aside import aside
 from diptych.system.device import deterministic, keep_buffers, reset_peak, synchronize
 from diptych.system.files import expanded, write_json
 from diptych.system.interrupts import terminable
+from diptych.system.shortage import enough_memory, remedy
 from diptych.training import loop
 from diptych.training.claims import describe
 from diptych.training.probe import at_progress, peak_memory
@@ -107,12 +108,14 @@ def forecast(
     keep_buffers()
     begun = clock() if started is None else started
     settings = replace(settings, on_alarm="warn")  # a training that has hardly begun is no cause for more
-    with deterministic(settings.deterministic), fork_rng(), terminable():
+    recorded = describe(spec, data, arguments or {}, settings)
+    enough = enough_memory("the rehearsal", remedy(recorded))
+    with enough, deterministic(settings.deterministic), fork_rng(), terminable():
         expected = loop.plan(spec, data, arguments=arguments, settings=settings)
         training = loop.build(spec, data, arguments or {}, settings, expected.images)
         with beside(expanded(out)) as folder:
             training.compile()
-            recorded = describe(spec, data, arguments or {}, settings) | {"probe": asdict(expected)}
+            recorded |= {"probe": asdict(expected)}
             write_json(folder / "recipe.json", recorded)
             if examine is not None:
                 examine = loop.settle(Run(folder), training, examine, recorded)
