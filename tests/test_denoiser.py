@@ -44,6 +44,7 @@ class Ideal(nn.Module):
         super().__init__()
         self.image_shape, self.classes, self.attributes = SHAPE, 0, 0
         self.schedule, self.target = schedule(name), TARGETS[target]
+        self.scaled = target == "F"  # its input is EDM's
         self.seen: list[Tensor] = []
 
     def forward(self, x_t: Tensor, told: Tensor, label: Tensor | None) -> Tensor:
@@ -51,6 +52,8 @@ class Ideal(nn.Module):
         alpha, sigma = self.schedule.coefficients(level)
         a, b = self.target(alpha, sigma)
         self.seen.append(x_t)
+        if self.scaled:
+            x_t = each(alpha * (level**2 + 0.5**2).sqrt()) * x_t
         variance = (alpha * DEVIATION) ** 2 + sigma**2
         x_0, eps = each(alpha * DEVIATION**2 / variance) * x_t, each(sigma / variance) * x_t
         return torch.as_tensor(a).view(-1, 1, 1, 1) * x_0 + torch.as_tensor(b).view(-1, 1, 1, 1) * eps
@@ -69,7 +72,31 @@ def test_all_predictions_are_one_denoiser(name: str, target: str) -> None:
     score = denoiser.score(x, sigma, Condition())
     torch.testing.assert_close(score, -x / each(DEVIATION**2 + sigma**2), rtol=1e-3, atol=0.05)
     alpha = schedule(name).coefficients(sigma)[0]
-    torch.testing.assert_close(network.seen[0], each(alpha) * x)  # the network reads x_t
+    reads = (sigma**2 + 0.5**2).rsqrt() if target == "F" else alpha
+    torch.testing.assert_close(network.seen[0], each(reads) * x)  # the network reads x_t
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_the_target_F_is_edms(name: str) -> None:
+    """The same function of the noisy image as EDM's, and exact where the network's F is that of the image."""
+    clean, eps = torch.randn(2, 4, *SHAPE, dtype=torch.float64)
+    sigma = torch.tensor([0.02, 0.7, 9.0, 1e4], dtype=torch.float64)
+    total = sigma**2 + 0.5**2
+    c_skip, c_out = each(0.5**2 / total), each(sigma * 0.5 / total.sqrt())
+
+    class Known(Ideal):
+        def forward(self, x_t: Tensor, told: Tensor, label: Tensor | None) -> Tensor:
+            self.seen += [x_t, told]
+            return (clean - c_skip * noisy) / c_out
+
+    noisy = clean + each(sigma) * eps
+    ours, theirs = Known("ve", "eps"), Known("ve", "eps")
+    denoiser = ScheduleDenoiser(ours, schedule(name), "F", told="level")
+    found, expected = (d(noisy, sigma, Condition()) for d in (denoiser, EDMDenoiser(theirs)))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found, clean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours.seen, theirs.seen)
+    torch.testing.assert_close(denoiser.c_out(sigma), EDMDenoiser(theirs).c_out(sigma))
 
 
 @pytest.mark.parametrize("target", list(TARGETS))

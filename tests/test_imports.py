@@ -36,7 +36,7 @@ LAW: dict[str, set[str]] = {
     "method": {"errors", "model"},
     "track": {"errors", "method", "model"},
     "networks": {"errors", "saveable", "networks"},
-    "diffusion": {"arcs", "errors", "model", "saveable", "diffusion"},
+    "diffusion": {"arcs", "checking", "errors", "model", "saveable", "diffusion"},
     "adversarial": {"errors", "model", "method", "saveable", "adversarial", "networks"},
     "recipe": {"errors", "given", "method", "data"},
     "profiles": {"errors", "recipe"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -125,6 +126,21 @@ def test_the_users_own_function() -> None:
         lambda: VP(2.0, 1.0),
         lambda: VE(0.0, 1.0),
         lambda: Flow(0.0),
+        lambda: Flow("a"),  # type: ignore[arg-type]
+        lambda: VP(0.1, math.inf),
+        lambda: VP("a"),  # type: ignore[arg-type]
+        lambda: VE(0.1, None),  # type: ignore[arg-type]
+        lambda: Discrete(3),  # type: ignore[arg-type]
+        lambda: Discrete("linear", 2.5),  # type: ignore[arg-type]
+        lambda: Discrete("cosine", beta_start=1e-4, beta_end=0.02),
+        lambda: Discrete("linear", beta_start=1e-4),
+        lambda: Discrete("linear", beta_start=0.02, beta_end=1e-4),
+        lambda: Discrete("sigmoid", beta_start=1e-4, beta_end=1.0),
+        lambda: Tabulated([1.0], [0.0]),
+        lambda: Tabulated(["a", "b"], [0.0, 1.0]),  # type: ignore[list-item]
+        lambda: Tabulated([[1.0, 0.0]], [[0.0, 1.0]]),  # type: ignore[list-item]
+        lambda: Tabulated.of(lambda t: 1 - t, lambda t: t, n=1),
+        lambda: Tabulated.of(lambda t: 1 - t, lambda t: t, n="many"),  # type: ignore[arg-type]
         lambda: Tabulated([1.0, 0.5], [0.0]),
         lambda: Tabulated([0.1, 0.5, 1.0], [1.0, 0.5, 0.1]),
         lambda: Tabulated([1.0, float("nan"), 0.0], [0.0, 0.5, 1.0]),
@@ -132,8 +148,58 @@ def test_the_users_own_function() -> None:
     ],
 )
 def test_bad_arguments_are_refused(make) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(WrongUse):
+    with pytest.raises(WrongUse) as said:
         make()
+    assert said.value.hint
+
+
+@pytest.mark.parametrize(
+    ("alphas", "sigmas", "says"),
+    [
+        ([1.0, 0.5, 0.0], [0.0, 0.5, float("nan")], "must be finite numbers: at time 1 they are 0 and nan"),
+        ([1.0, float("inf"), 0.0], [0.0, 0.5, 1.0], "must be finite numbers: at time 0.5"),
+        ([1.0, 0.5, -0.1], [0.0, 0.5, 1.0], "must not be negative: at time 1 they are -0.1 and 1"),
+        ([1.0, 0.0, 0.0], [0.0, 0.0, 1.0], "must not both be 0: at time 0.5"),
+        ([1.0, 1.0, 1.0], [0.5, 0.5, 0.5], "must rise with time"),
+        ([0.0, 0.0], [0.5, 1.0], "must rise with time"),
+        ([0.1, 0.5, 1.0], [1.0, 0.5, 0.1], "must rise with time"),
+    ],
+)
+def test_a_table_that_is_no_schedule_is_told_why(alphas: list[float], sigmas: list[float], says: str) -> None:
+    with pytest.raises(WrongUse, match=says) as said:
+        Tabulated(alphas, sigmas)
+    assert said.value.hint
+
+
+def test_functions_of_floats_and_of_tensors_are_one() -> None:
+    plain = Tabulated.of(lambda t: math.sqrt(1 - t), lambda t: math.sin(t))
+    for alpha, sigma in (
+        (lambda t: (1 - t).sqrt(), lambda t: t.sin()),
+        (lambda t: torch.sqrt(1 - t), np.sin),
+    ):
+        found = Tabulated.of(alpha, sigma)
+        torch.testing.assert_close(found.log_level, plain.log_level)
+        assert to_tree(found)["class"].endswith("Tabulated")  # it can be saved
+    for wrong in (lambda t: 1 / t, lambda t: math.log(t), lambda t: "a", lambda: 1, "cosine"):
+        with pytest.raises(WrongUse, match="sigma gives no number at time") as said:
+            Tabulated.of(lambda t: 1 - t, wrong)
+        assert "math.sqrt" in said.value.hint
+
+
+@pytest.mark.parametrize("steps", [50, 1000])
+@pytest.mark.parametrize(
+    ("betas", "name"), [("linear", "linear"), ("scaled-linear", "scaled_linear"), ("sigmoid", "sigmoid")]
+)
+def test_ends_of_betas_are_those_of_diffusers(betas: str, name: str, steps: int) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    ends = {"beta_start": 0.0005, "beta_end": 0.03}
+    theirs = diffusers.DDPMScheduler(num_train_timesteps=steps, beta_schedule=name, **ends).alphas_cumprod
+    ours = Discrete(betas, steps, **ends)
+    level = torch.tensor(ours.exact, dtype=torch.float64)
+    torch.testing.assert_close(1 / (1 + level.square()), theirs.double(), rtol=0, atol=1e-6)
+    twin = from_tree(json.loads(json.dumps(to_tree(ours))))
+    assert twin.exact == ours.exact
+    assert Discrete(betas, steps).exact != ours.exact
 
 
 @pytest.mark.parametrize(

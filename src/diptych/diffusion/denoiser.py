@@ -189,7 +189,15 @@ class EDMDenoiser(NetworkDenoiser):
         return sigma * self.sigma_data * (sigma**2 + self.sigma_data**2).rsqrt()
 
 
+SIGMA_DATA = 0.5  # of images in [-1, 1], as EDM has it
 Target = Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]
+
+
+def edm_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """F = (x_0 - c_skip x) / c_out of EDM's preconditioning at the level sigma / alpha (EDM, table 1)."""
+    total = (sigma.square() + (SIGMA_DATA * alpha).square()).sqrt()
+    return sigma / (SIGMA_DATA * total), -SIGMA_DATA * alpha / total
+
 
 # what a network may predict, a x_0 + b eps, as (a, b) of alpha and sigma
 TARGETS: dict[str, Target] = {
@@ -197,12 +205,14 @@ TARGETS: dict[str, Target] = {
     "x0": lambda alpha, sigma: (1.0, 0.0),
     "v": lambda alpha, sigma: (-sigma, alpha),  # Salimans and Ho, 2022, arXiv:2202.00512
     "flow": lambda alpha, sigma: (-1.0, 1.0),  # the velocity from image to noise (Liu et al., 2022)
+    "F": edm_target,
 }
 
 
 @saveable
 class ScheduleDenoiser(NetworkDenoiser):
     """A network trained on a schedule: it reads x_t = alpha_t x_0 + sigma_t eps and predicts one of TARGETS.
+    For EDM's F it reads what EDM's does, x_t scaled to a deviation of 1.
 
     told: what the network hears of time: "time" (0 to 1000, as DDPM's) or "level" (EDM's
     log(sigma_t / alpha_t) / 4). learned_variance: it has twice the channels, and the second half says where
@@ -238,7 +248,8 @@ class ScheduleDenoiser(NetworkDenoiser):
         below = b - a * sigma
         c_skip = None if self.target == "eps" else each(b / below)
         told = self.schedule.told(self.schedule.time(sigma)) if self.tells_time else sigma.log() / 4
-        return Coefficients(each(alpha), c_skip, each(-sigma / below), told)
+        c_in = (sigma.square() + SIGMA_DATA**2).rsqrt() if self.target == "F" else alpha
+        return Coefficients(each(c_in), c_skip, each(-sigma / below), told)
 
     def moments(self, x: Tensor, sigma: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """The clean image and the learned variance, 0 to 1. Raises NotMeasurable where none was learned."""

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from diptych.diffusion.bound import Bound, chain_of, variational_bound
 from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, never_unlabelled
 from diptych.diffusion.guidance import Composed, Guide, Guided, Strength, Thresholded, weighed
-from diptych.diffusion.levels import ends, noise_levels, refuse_idle
+from diptych.diffusion.levels import ends, fitting, noise_levels, refuse_idle, schedule_of
 from diptych.diffusion.likelihood import ode_log_prob
 from diptych.diffusion.samplers import GRIDS, SAMPLERS
-from diptych.diffusion.schedules import schedule
 from diptych.diffusion.sight import Sight
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
@@ -51,7 +50,8 @@ class DiffusionOptions:
     sigma_min: float = 0.0
     sigma_max: float = 0.0
     sigmas: tuple[float, ...] = ()  # noise levels in the grid's place, falling to 0: see diptych tune-steps
-    schedule: str = ""  # of a grid that follows a schedule, in the place of the denoiser's own
+    # of a grid that follows one, in the place of the denoiser's own: a name; an object is kept as text
+    schedule: str = ""
     guidance: float = 1.0  # 1: the conditional density itself; more: less diversity, clearer classes
     guidance_low: float = 0.0  # the noise levels that are guided
     guidance_high: float = 1e9
@@ -68,9 +68,8 @@ class DiffusionOptions:
     terms: int = 64  # of the bound, how many steps are looked at; 0: all
 
     def __post_init__(self) -> None:
-        for name in ("steps", "probes", "terms"):
-            if not isinstance(getattr(self, name), int):
-                raise WrongUse(f"{name} must be a whole number, not {getattr(self, name)}")
+        for f in fields(self):
+            object.__setattr__(self, f.name, fitting(type(self), f.name, getattr(self, f.name), f.default))
         if self.steps < 1:
             raise WrongUse(f"steps must be at least 1, not {self.steps}", "more steps are slower and better")
         for what, name, known in (
@@ -81,13 +80,7 @@ class DiffusionOptions:
             if name not in known:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, list(known)))
         if self.schedule:
-            schedule(self.schedule)  # raises where there is none such
-        for f in fields(self):
-            value = getattr(self, f.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, float) and not math.isfinite(number):
-                    usual = f"its default is {f.default}" if f.default else "leave it out for the usual one"
-                    raise WrongUse(f"{f.name} must be finite, not {number}", usual)
+            schedule_of(self.schedule)  # raises where there is none such
         for name, (low, high, hint) in RANGES.items():
             if (value := getattr(self, name)) is not None and not low <= value <= high:
                 span = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
@@ -193,7 +186,9 @@ class DiffusionModel(Model):
 
     def following(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """What else changes with the sampler: options that only the one before took are left out."""
-        takes = SAMPLERS[name].takes if (name := changes.get("sampler")) in SAMPLERS else OF_SAMPLERS
+        asked = changes.get("sampler")
+        name = asked if isinstance(asked, str) else None  # what else it is has been refused, or will be
+        takes = SAMPLERS[name].takes if name in SAMPLERS else OF_SAMPLERS
         left: dict[str, Any] = {option: None for option in OF_SAMPLERS if option not in takes}
         if name is not None and "variance" in takes and self.denoiser.learned_variance:
             left["variance"] = self.options.variance or "learned"

@@ -100,11 +100,15 @@ WEIGHTS: dict[str, Weight] = {
 }
 
 
+LEARNED = "uncertainty"  # the weighting that an Uncertainty learns, beginning with the uniform one
+
+
 def weight(name: str) -> Weight:
     """The weighting of this name. Raises WrongUse with the nearest name where there is none."""
-    if name not in WEIGHTS:
-        raise WrongUse(f"there is no weighting called {name}", did_you_mean(name, list(WEIGHTS)))
-    return WEIGHTS[name]
+    known = {**WEIGHTS, LEARNED: uniform}
+    if name not in known:
+        raise WrongUse(f"there is no weighting called {name}", did_you_mean(name, list(known)))
+    return known[name]
 
 
 class Uncertainty(nn.Module):

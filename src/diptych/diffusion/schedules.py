@@ -11,11 +11,24 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diptych.diffusion.betas import BETAS, T, without_the_last_signal
+from diptych.diffusion.betas import (
+    BETAS,
+    Function,
+    T,
+    at_times,
+    betas_of,
+    interpolated,
+    like,
+    mixture,
+    real,
+    whole,
+    without_the_last_signal,
+)
 from diptych.errors import WrongUse, did_you_mean
 from diptych.saveable import saveable
 
@@ -40,9 +53,9 @@ class Schedule(nn.Module, ABC):
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma where sigma / alpha is `level`."""
 
-    @abstractmethod
     def told(self, t: Tensor) -> Tensor:
-        """What a network that counts steps is told at time t: about 0 to 1000."""
+        """What a network that counts steps is told at time t, about 0 to 1000: 999 t (EDM, table 1)."""
+        return (T - 1) * t
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t."""
@@ -68,8 +81,8 @@ class Table(Schedule):
     def __init__(self, level: Tensor) -> None:
         super().__init__()
         rising = level.double().clamp(1e-8, LARGEST).log()
-        if len(level) < 2 or not rising.isfinite().all() or (rising.diff() < 0).any():
-            raise WrongUse("a schedule's noise level must not fall with time", "alpha falls and sigma rises")
+        if not rising.isfinite().all() or (rising.diff() < 0).any() or not rising.diff().sum() > 0:
+            raise WrongUse("a schedule's noise level must rise with time", "alpha falls and sigma rises")
         self.register_buffer("log_level", rising.float(), persistent=False)
         self.exact = tuple(rising.exp().tolist())
 
@@ -91,30 +104,28 @@ class Table(Schedule):
         return t * (len(self.log_level) - 1)
 
 
-def like(table: Tensor, t: Tensor) -> Tensor:
-    """The table where t is, and of its type: in this order, for not each device has each type."""
-    return table.to(t.device).to(t.dtype)
-
-
-def interpolated(table: Tensor, t: Tensor) -> Tensor:
-    """Values of a table at times from 0, its first, to 1, its last."""
-    table, place = like(table, t), t.clamp(0.0, 1.0) * (len(table) - 1)
-    below = place.floor().long().clamp_max(len(table) - 2)
-    return torch.lerp(table[below], table[below + 1], place - below)
-
-
 @saveable
 class Discrete(Table):
     """Some number of steps, the betas "linear" (DDPM, arXiv:2006.11239), "scaled-linear" (latent diffusion,
     arXiv:2112.10752), "cosine" (improved DDPM, arXiv:2102.09672) or "sigmoid" (GeoDiff, arXiv:2203.02923).
-    zero_snr: the last step is noise alone (Lin et al., 2023, arXiv:2305.08891, algorithm 1)."""
+    zero_snr: the last step is noise alone (Lin et al., 2023, arXiv:2305.08891, algorithm 1). beta_start,
+    beta_end: the first and the last beta, whatever the steps; else the published ones, scaled for other steps
+    than 1000.
+    """
 
-    def __init__(self, betas: str = "linear", steps: int = T, zero_snr: bool = False) -> None:
-        if betas not in BETAS:
-            raise WrongUse(f"there are no betas called {betas}", did_you_mean(betas, list(BETAS)))
-        if steps < 2:
-            raise WrongUse(f"a schedule needs at least 2 steps, not {steps}")
-        alpha_bar = (1 - BETAS[betas](steps)).cumprod(0)
+    def __init__(
+        self,
+        betas: str = "linear",
+        steps: int = T,
+        zero_snr: bool = False,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
+    ) -> None:
+        if str(betas) not in BETAS:
+            raise WrongUse(f"there are no betas called {betas}", did_you_mean(str(betas), list(BETAS)))
+        if not whole(steps) or steps < 2:
+            raise WrongUse(f"a schedule needs at least 2 steps, not {steps!r}", f"{T} are usual")
+        alpha_bar = (1 - betas_of(betas, steps, beta_start, beta_end)).cumprod(0)
         if zero_snr:
             alpha_bar = without_the_last_signal(alpha_bar)
         super().__init__(((1 - alpha_bar) / alpha_bar.clamp_min(1e-30)).sqrt())
@@ -131,17 +142,17 @@ class Tabulated(Table):
     size: Tensor
 
     def __init__(self, alphas: Sequence[float], sigmas: Sequence[float]) -> None:
-        alpha, sigma = torch.tensor(alphas).double(), torch.tensor(sigmas).double()
-        if alpha.shape != sigma.shape or (alpha < 0).any() or (sigma < 0).any():
-            raise WrongUse("a schedule needs as many alphas as sigmas, none of them negative")
+        alpha, sigma, size = mixture(alphas, sigmas)
         super().__init__(sigma / alpha.clamp_min(1e-30))
-        self.register_buffer("size", (alpha.square() + sigma.square()).sqrt().float(), persistent=False)
+        self.register_buffer("size", size.float(), persistent=False)
 
     @classmethod
-    def of(cls, alpha: Callable[[float], float], sigma: Callable[[float], float], n: int = 1001) -> Tabulated:
-        """The schedule of two functions of time, kept at `n` times: a file holds numbers, never functions."""
+    def of(cls, alpha: Function, sigma: Function, n: int = 1001) -> Tabulated:
+        """That of two functions of time, float or tensor, at `n` times: files hold numbers, not functions."""
+        if not whole(n) or n < 2:
+            raise WrongUse(f"a schedule is kept at 2 times or more, not at n={n!r}", "1001 are usual")
         times = [i / (n - 1) for i in range(n)]
-        return cls(tuple(map(alpha, times)), tuple(map(sigma, times)))
+        return cls(at_times("alpha", alpha, times), at_times("sigma", sigma, times))
 
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma where their ratio is `level`, as large together as the user's are there."""
@@ -150,14 +161,19 @@ class Tabulated(Table):
         return size * alpha, size * sigma
 
 
+def check_range(least: str, low: Any, most: str, high: Any, hint: str) -> None:
+    """Raises WrongUse where 0 < low < high are not finite numbers."""
+    if not (real(low) and real(high) and 0 < low < high < math.inf):
+        raise WrongUse(f"{least} {low!r} must lie between 0 and {most} {high!r}", hint)
+
+
 @saveable
 class VP(Schedule):
     """The variance-preserving SDE, continuous DDPM (Song et al., 2021, arXiv:2011.13456, equation 33)."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         super().__init__()
-        if not 0 < beta_min < beta_max:
-            raise WrongUse(f"beta_min {beta_min} must lie between 0 and beta_max {beta_max}")
+        check_range("beta_min", beta_min, "beta_max", beta_max, "0.1 and 20 are the paper's")
         self.beta_min, self.slope = beta_min, beta_max - beta_min
 
     def level(self, t: Tensor) -> Tensor:
@@ -175,10 +191,6 @@ class VP(Schedule):
         """alpha^2 + sigma^2 = 1."""
         return variance_preserving(level)
 
-    def told(self, t: Tensor) -> Tensor:
-        """999 t (EDM, table 1)."""
-        return (T - 1) * t
-
 
 @saveable
 class VE(Schedule):
@@ -186,8 +198,7 @@ class VE(Schedule):
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         super().__init__()
-        if not 0 < sigma_min < sigma_max:
-            raise WrongUse(f"sigma_min {sigma_min} must lie between 0 and sigma_max {sigma_max}")
+        check_range("sigma_min", sigma_min, "sigma_max", sigma_max, "0.002 and 80 are EDM's")
         self.low, self.span = math.log(sigma_min), math.log(sigma_max / sigma_min)
 
     def level(self, t: Tensor) -> Tensor:
@@ -201,10 +212,6 @@ class VE(Schedule):
     def coefficients(self, level: Tensor) -> tuple[Tensor, Tensor]:
         """1 and the level."""
         return torch.ones_like(level), level
-
-    def told(self, t: Tensor) -> Tensor:
-        """999 t."""
-        return (T - 1) * t
 
 
 @saveable
@@ -227,10 +234,6 @@ class Cosine(Schedule):
         """alpha^2 + sigma^2 = 1."""
         return variance_preserving(level)
 
-    def told(self, t: Tensor) -> Tensor:
-        """999 t."""
-        return (T - 1) * t
-
 
 @saveable
 class Flow(Schedule):
@@ -241,8 +244,8 @@ class Flow(Schedule):
 
     def __init__(self, shift: float = 1.0) -> None:
         super().__init__()
-        if not 0 < shift < math.inf:
-            raise WrongUse(f"shift must be a number above 0, not {shift}", "3 is for large images, 1 is none")
+        if not (real(shift) and 0 < shift < math.inf):
+            raise WrongUse(f"shift must be a number above 0, not {shift!r}", "3 is for large images, 1 none")
         self.shift = shift
 
     def level(self, t: Tensor) -> Tensor:

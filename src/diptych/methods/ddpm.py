@@ -5,7 +5,7 @@ from __future__ import annotations
 from diptych.data.images import Images
 from diptych.diffusion.denoiser import ScheduleDenoiser
 from diptych.diffusion.model import DiffusionOptions
-from diptych.diffusion.objective import uniform_times, weight
+from diptych.diffusion.objective import LEARNED, Uncertainty, uniform_times, weight
 from diptych.diffusion.schedules import LARGEST, ZERO_SNR, schedule
 from diptych.errors import WrongUse
 from diptych.methods.augmented import TOLD, NonLeaking
@@ -61,9 +61,10 @@ def ddpm(
         other than eps.
         The same as --betas linear:zero-snr.
     target
-        What the network predicts: eps, x0, v or flow.
+        What the network predicts: eps, x0, v, flow, or F, which is EDM's, behind EDM's preconditioning.
     weighting
-        Of the squared error by noise level: uniform, snr, min-snr, edm or p2.
+        Of the squared error by noise level: uniform, snr, min-snr, edm or p2; or uncertainty, learned beside
+        the network: all levels come to count the same, as in EDM2.
     sampler
         ddpm with 1000 steps is the paper's; the default needs 20.
     steps
@@ -86,6 +87,7 @@ def ddpm(
         denoiser,
         levels=uniform_times(denoiser.schedule),
         weight=weight(weighting),
+        uncertainty=Uncertainty() if weighting == LEARNED else None,
         lr=lr,
         label_dropout=label_dropout,
         augment=NonLeaking(augment) if augment else None,
