@@ -18,7 +18,7 @@ from conftest import made_up, newest
 from diptych import catalog, contenders, contest
 from diptych.cli import run as typed
 from diptych.cli.evaluate import keep
-from diptych.contenders import Entry, Rules, foreign, measured_of_points, ready, report_file
+from diptych.contenders import Entry, Rules, distinct, foreign, measured_of_points, ready, report_file
 from diptych.contest import duel
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, WrongUse
@@ -275,6 +275,11 @@ def test_a_model_that_cannot_take_part(small: DataSet, tmp_path: Path) -> None:
         duel(small, [ready(str(tmp_path / "large"))], tmp_path / "out", rules=RULES)
     with pytest.raises(WrongUse, match="few knows 2 classes, not"):
         duel(small, [ready(str(tmp_path / "few"))], tmp_path / "out", rules=RULES)
+    for name in ("..", "a/b"):
+        with pytest.raises(WrongUse, match="cannot be a contender's name"):
+            ready(str(tmp_path / "few"), name)
+    twice = distinct([ready(str(tmp_path / "few"))] * 2)
+    assert [entry.name for entry in twice] == ["few-1", "few-2"]
     with pytest.raises(WrongUse, match="is no model"):
         ready(str(tmp_path / "pictures"))
     duel(small, entries("dcgan"), tmp_path / "out", rules=RULES)

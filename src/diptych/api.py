@@ -195,7 +195,7 @@ def duel(
     training's (`budget`), the rules' (`best`, `at_most`, `n`; see `diptych.contenders.Rules`) and those of
     `open_data`.
     """
-    from diptych.contenders import Entry, Rules, ready
+    from diptych.contenders import Entry, Rules, distinct, ready
     from diptych.contest import duel as fight
 
     entries = []
@@ -212,7 +212,7 @@ def duel(
         if name not in known:
             raise WrongUse(f"a duel has no rule {name!r}", did_you_mean(name, sorted(known)))
     chosen = fitted(rules, get_type_hints(Rules), vars(Rules()))
-    return fight(images, entries, expanded(out), rules=Rules(settings=settings, **chosen))
+    return fight(images, distinct(entries), expanded(out), rules=Rules(settings=settings, **chosen))
 
 
 def export(model: Model | str | Path, out: str | Path, **options: Any) -> Exported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from diptych.metrics.speed import measure_speed
 from diptych.model import Model
 from diptych.recipe import RecipeSpec
 from diptych.report.record import Contender, DuelRecord
-from diptych.runs import Run
+from diptych.runs import SOURCE, Run
 from diptych.scores import Better, Estimate, Report, RulerCard, point_name, slug
 from diptych.sheets import grid, neighbour_sheet
 from diptych.system.files import read_json, write_json
@@ -28,8 +28,6 @@ from diptych.system.provenance import tensors_sha256
 from diptych.training.state import Settings
 
 log = logging.getLogger("diptych")
-
-SOURCE = "source.json"  # where converted weights are from
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,19 @@ class Entry:
 
 def ready(source: str, name: str = "") -> Entry:
     """A model that is there already as an entry. Raises DiptychError where there is none to be measured."""
-    kind = recognise(source)
-    if kind == "images":
+    if recognise(source) == "images":
         raise WrongUse(f"{source} is no model: a duel measures speed and settings too", "diptych evaluate")
-    return Entry(name or slug(Path(source).resolve().name), source=source)
+    name = name or slug(Path(source).resolve().name)
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise WrongUse(f"{name!r} cannot be a contender's name: its folder is called so", f"mine={source}")
+    return Entry(name, source=source)
+
+
+def distinct(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, numbered where two have one name: each has a folder of its own."""
+    if len({entry.name for entry in entries}) == len(entries):
+        return list(entries)
+    return [replace(entry, name=f"{entry.name}-{i}") for i, entry in enumerate(entries, 1)]
 
 
 def check_ready(subject: Subject, data: DataSet) -> None:

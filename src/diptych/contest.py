@@ -54,7 +54,7 @@ def duel(
     out = expanded(out)
     started = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     check_measurable(data, rules)
-    notes = tuple(found(entry, data, out) for entry in entries if entry.spec is None)
+    notes = tuple(admitted(entry, data, out) for entry in entries if entry.spec is None)
     start = starts(data, entries, out, rules)
     failed = dict.fromkeys((entry.name for entry in entries), "")  # why, where it did
     for entry in entries:
@@ -105,7 +105,7 @@ def duel(
     return record
 
 
-def found(entry: Entry, data: DataSet, out: Path) -> str:
+def admitted(entry: Entry, data: DataSet, out: Path) -> str:
     """What is to be known of a model that is there already. Raises DiptychError where it cannot take part."""
     subject, place = entry.opened(out, "cpu"), out / entry.name
     if (place / "recipe.json").exists() and place.resolve() != expanded(entry.source).resolve():

@@ -40,6 +40,9 @@ LINE = {
 }  # of log.jsonl, beside the images
 
 
+SOURCE = "source.json"  # beside converted weights: where they are from
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory: recipe.json, log.jsonl, model.json, model.safetensors, checkpoints, best, samples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,7 +66,7 @@ def duel(
     Killed and run again, it continues where it was. The page is OUT/index.html.
     """
     from diptych.cli.foretell import foretell
-    from diptych.contenders import Rules
+    from diptych.contenders import Rules, distinct
     from diptych.contest import check_measurable
     from diptych.contest import duel as fight
     from diptych.measuring.quick import QuickExam
@@ -85,9 +85,7 @@ def duel(
     settings = Settings(**asdict(pace))
     limits = {"at_most": pairs(at_most), "at_least": pairs(at_least)}
     rules = Rules(settings=settings, n=n, exam=exam, best=best, **limits)
-    entries = [entry(text) for text in contenders.split(",")]
-    if len({one.name for one in entries}) < len(entries):
-        entries = [replace(one, name=f"{one.name}-{i}") for i, one in enumerate(entries, 1)]
+    entries = distinct([entry(text) for text in contenders.split(",")])
     images = ingest.open(data)
     if dry_run:
         check_measurable(images, rules)

@@ -155,7 +155,9 @@ def sample(
             check_noise(changes)
         with mixed(pick(device), precision):
             if isinstance(stops, list) and not moving:
-                images = drawn(model, stops, told, Way(batch, exact, graph, compile or graph, free))
+                images = drawn(
+                    model, stops, told, Way(batch, exact, graph, whole=compile or graph, free=free)
+                )
             if rank:
                 return
             if moving:

@@ -89,7 +89,7 @@ def read_networks(path: Path) -> Contents:
         raise ConvertError(f"{path} is a directory, not a pickle of networks") from error
     except ConvertError as error:
         raise ConvertError(f"{path} was not converted: {error.message}", error.hint) from error
-    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+    except (OSError, ValueError) as error:
         raise ConvertError(f"{path} cannot be read: {error}") from error
     return Contents(networks, digest)
 

@@ -15,14 +15,13 @@ from diptych.adversarial.latent import GeneratorModel
 from diptych.convert import r3gan, stylegan
 from diptych.convert.contents import Contents, Network, read_networks
 from diptych.errors import RunError
-from diptych.runs import Run, save_model
+from diptych.runs import SOURCE, Run, save_model
 from diptych.saveable import to_tree
 from diptych.system.files import write_json
 from diptych.training.likeness import CRITIC
 from diptych.unpickler import ConvertError
 
 M = TypeVar("M", bound=nn.Module)
-SOURCE = "source.json"
 PREFERRED = ("G_ema", "Gs", "G")
 
 
