@@ -207,14 +207,14 @@ def test_training_grows_all_three_networks(tmp_path: Path) -> None:
 def test_losses() -> None:
     spec, data = catalog.recipe("pggan"), made_up(n=8).train
     names = {}
-    for loss in ("wasserstein", "non-saturating"):
+    for loss in ("wasserstein", "hinge", "non-saturating"):
         method: Any = spec(data, **spec.small, loss=loss).method
         names[loss] = [penalty.name for penalty in method.penalties]
         assert [phase.name for phase in method.phases()] == ["critic", "generator"]
-    assert names == {"wasserstein": ["gradient_penalty", "drift"], "non-saturating": ["r1"]}
+    assert names == {"wasserstein": ["gradient_penalty", "drift"], "hinge": ["r1"], "non-saturating": ["r1"]}
     assert method.lr == (0.0005, 0.0005)
-    with pytest.raises(WrongUse, match="no loss called hinge"):
-        spec(data, **spec.small, loss="hinge")
+    with pytest.raises(WrongUse, match="no adversarial loss called hing"):
+        spec(data, **spec.small, loss="hing")
     with pytest.raises(WrongUse, match="gamma is of R1"):
         spec(data, **spec.small, gamma=1.0)
     with pytest.raises(WrongUse, match=r"between 0 and 1, not 2\.0\n\nhint: 0\.6"):

@@ -69,6 +69,12 @@ class Adversarial(Method):
                 raise WrongUse(f"{name}: every {every} steps is not possible", "1 is each step")
         self.model: GeneratorModel = model if isinstance(model, GeneratorModel) else LatentModel(model)
         self.critic, self.augment = critic, augment or nn.Identity()
+        named = [term.name for term in penalties]
+        for name in named:
+            if named.count(name) > 1:
+                raise WrongUse(
+                    f"the critic's loss has {name} twice", "a weight of its own, --gamma, say, is enough"
+                )
         self.penalties, self.regularisers = tuple(penalties), tuple(regularisers)
         self.terms = nn.ModuleList([*penalties, *regularisers])  # so that their state is saved
         self.game = game(loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, few, labels_of
@@ -28,6 +29,8 @@ def biggan_deep(
     critic_steps: int = 2,
     lr: float = 0.0,
     critic_lr: float = 0.0,
+    loss: str = "hinge",
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -59,6 +62,12 @@ def biggan_deep(
         Learning rate of the generator's Adam; 0: 0.0256 / width. The paper takes 5e-5 for batches of 2048.
     critic_lr
         Learning rate of the critic's Adam; 0: 0.0256 / width. The paper takes 2e-4.
+    loss
+        hinge as in the paper, non-saturating, minimax, least-squares, wasserstein, relativistic or
+        relativistic-average.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -80,7 +89,8 @@ def biggan_deep(
     method = Adversarial(
         LatentModel(generator, units=units_of(data)),
         DeepCritic(data.shape, **sizes),
-        loss="hinge",
+        loss=loss,
+        penalties=penalties_of(penalties),
         regularisers=[Orthogonal(orthogonal)] if orthogonal else [],
         lr=(lr or 0.0256 / width, critic_lr or 0.0256 / width),
         betas=(0.0, 0.999),

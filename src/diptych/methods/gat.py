@@ -8,6 +8,7 @@ import math
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import r1_r2
 from diptych.data.images import Images
 from diptych.errors import WrongUse
@@ -30,6 +31,8 @@ def gat(
     batch: Size = 64,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
+    loss: str = "relativistic",
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -55,6 +58,12 @@ def gat(
         critic holds reals and fakes.
     lr
         Peak learning rate of Adam for both networks; 0: 0.154 / width, but at most 0.001.
+    loss
+        relativistic as in the paper, non-saturating, minimax, least-squares, hinge, wasserstein or
+        relativistic-average.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through, all levels of one alike: none, ada (adaptive, for a few hundred
         to a few thousand images; ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -78,8 +87,8 @@ def gat(
     method = Adversarial(
         LatentModel(GATGenerator(shape, latent=latent, **sizes), units=units_of(data)),
         GATCritic(shape, **sizes),
-        loss="relativistic",
-        penalties=[r1_r2(weight_of(gamma))],
+        loss=loss,
+        penalties=[r1_r2(weight_of(gamma)), *penalties_of(penalties, channels=shape[0])],
         lr=lr or min(1e-3, 0.154 / width),  # 2e-4 at the paper's 768 (section 3.3)
         lr_scale=lr_scale,
         augment=augmentation(augment, channels=shape[0]),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
 from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import Drift, LipschitzPenalty, Penalty, r1
 from diptych.data.images import Images
 from diptych.errors import WrongUse
@@ -36,6 +37,7 @@ def pggan(
     grown: float = 0.6,
     group: int = 4,
     lr: float = 0.0,
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -55,9 +57,10 @@ def pggan(
     batch
         Images a step; 16 in the paper.
     loss
-        wasserstein: with gradient penalty and drift term, as the paper; or non-saturating, with R1.
+        wasserstein: with gradient penalty and drift term, as the paper; or, with R1, non-saturating, minimax,
+        least-squares, hinge, relativistic or relativistic-average.
     gamma
-        Weight of R1 where the loss is non-saturating; -1: 0.0002 times pixels over batch, but at least 0.01;
+        Weight of R1 where the loss is not wasserstein; -1: 0.0002 times pixels over batch, but at least 0.01;
         auto: follows from how far apart the critic holds reals and fakes; none: no penalty.
     grown
         The share of training after which the networks have their full size; 0: from the start.
@@ -65,6 +68,9 @@ def pggan(
         Images whose standard deviation the critic is shown together.
     lr
         Learning rate of Adam for both networks; 0: the paper's 0.001 for each 16 images of the batch.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -88,7 +94,7 @@ def pggan(
         LatentModel(PGGenerator(shape, latent=latent, label_gain=label_gain, **sizes), units=units_of(data)),
         PGCritic(shape, group=group, **sizes),
         loss=loss,
-        penalties=penalties_for(loss, gamma),
+        penalties=[*own_penalties(loss, gamma), *penalties_of(penalties)],
         lr=lr or 1e-3 * batch / 16,
         betas=(0.0, 0.99),
         grow=partial(grow, grown=grown),
@@ -100,13 +106,11 @@ def pggan(
     return Recipe(method, batch=batch, average=half_life(10_000))
 
 
-def penalties_for(loss: str, gamma: Gamma) -> list[Penalty]:
+def own_penalties(loss: str, gamma: Gamma) -> list[Penalty]:
     """What keeps the critic's slope in bounds."""
     if loss == "wasserstein":
         return [LipschitzPenalty(10.0), Drift(1e-3)]
-    if loss == "non-saturating":
-        return [r1(weight_of(gamma))]
-    raise WrongUse(f"progressive growing has no loss called {loss}", "there are: wasserstein, non-saturating")
+    return [r1(weight_of(gamma))]
 
 
 def level_at(progress: float, doublings: int, grown: float = 0.6) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
 from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import r1_r2
 from diptych.data.images import Images
 from diptych.method import Clock, warmup_cosine
@@ -27,6 +28,8 @@ def r3gan(
     batch: AutoSize = 0,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
+    loss: str = "relativistic",
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -51,6 +54,12 @@ def r3gan(
         auto: follows from how far apart the critic holds reals and fakes.
     lr
         Peak learning rate of Adam for both networks; 0: 0.032 / width.
+    loss
+        relativistic as in the paper, non-saturating, minimax, least-squares, hinge, wasserstein or
+        relativistic-average.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -64,8 +73,8 @@ def r3gan(
     method = Adversarial(
         LatentModel(generator, units=units_of(data)),
         critic,
-        loss="relativistic",
-        penalties=[r1_r2(weight_of(gamma, falling))],
+        loss=loss,
+        penalties=[r1_r2(weight_of(gamma, falling)), *penalties_of(penalties)],
         lr=lr or 0.032 / width,
         lr_scale=lr_scale,
         augment=augmentation(augment),

@@ -7,6 +7,7 @@ from typing import Any
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.named import penalties_of
 from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.units import units_of
@@ -25,6 +26,8 @@ def sngan(
     batch: AutoSize = 0,
     critic_steps: int = 2,
     lr: float = 0.0,
+    loss: str = "hinge",
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -45,6 +48,12 @@ def sngan(
     lr
         Learning rate of Adam for both networks; 0: 0.02 / width, near the papers' 2e-4 for wide networks. It
         falls to nothing in the last ninth of training.
+    loss
+        hinge as in the paper, non-saturating, minimax, least-squares, wasserstein, relativistic or
+        relativistic-average.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -56,7 +65,8 @@ def sngan(
     method = Adversarial(
         LatentModel(ResGenerator(data.shape, latent=latent, **sizes), units=units_of(data)),
         ResCritic(data.shape, normalised=True, **sizes),
-        loss="hinge",
+        loss=loss,
+        penalties=penalties_of(penalties),
         lr=lr or 0.02 / width,
         betas=(0.0, 0.9),
         lr_scale=late_fall,

@@ -7,6 +7,7 @@ import math
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.regularisers import PathLength
 from diptych.adversarial.style import StyleModel
@@ -39,6 +40,8 @@ def stylegan2(
     mixing: float = -1.0,
     clamp: float = 0.0,
     lr: NotNegative = 0.0,
+    loss: str = "non-saturating",
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -81,6 +84,12 @@ def stylegan2(
     lr
         Learning rate of Adam for both networks, whose layers learn at one rate; 0: 0.01 up to 16 pixels, the
         papers' 0.0025 above.
+    loss
+        non-saturating as in the paper, minimax, least-squares, hinge, wasserstein, relativistic or
+        relativistic-average.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -118,7 +127,8 @@ def stylegan2(
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         judge,
-        penalties=[r1(weight_of(gamma), every=r1_every)],
+        loss=loss,
+        penalties=[r1(weight_of(gamma), every=r1_every), *penalties_of(penalties)],
         regularisers=[PathLength(path_length, every=4)] if path_length else [],
         lr=(lr * share(lazy[0]), lr * share(lazy[1])),
         betas=((0.0, 0.99 ** share(lazy[0])), (0.0, 0.99 ** share(lazy[1]))),

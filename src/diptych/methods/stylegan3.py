@@ -10,6 +10,7 @@ from torch import nn
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.blur import fading
 from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import r1
 from diptych.adversarial.style import StyleModel
 from diptych.data.images import Images
@@ -47,6 +48,8 @@ def stylegan3(
     blur_share: WholeShare = 0.02,
     lr: NotNegative = 0.0,
     critic_lr: NotNegative = 0.0,
+    loss: str = "non-saturating",
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -92,6 +95,12 @@ def stylegan3(
         Learning rate of Adam for the generator; 0: 0.01 up to 16 pixels, the paper's 0.0025 above.
     critic_lr
         Learning rate of Adam for the critic; 0: 0.8 of the generator's, as in the paper.
+    loss
+        non-saturating as in the paper, minimax, least-squares, hinge, wasserstein, relativistic or
+        relativistic-average.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -132,7 +141,8 @@ def stylegan3(
     method = Adversarial(
         StyleModel(generator, units=units_of(data)),
         critic,
-        penalties=[r1(weight_of(gamma), every=r1_every)],
+        loss=loss,
+        penalties=[r1(weight_of(gamma), every=r1_every), *penalties_of(penalties)],
         lr=(lr, (critic_lr or 0.8 * lr) * share(r1_every)),
         betas=((0.0, 0.99), (0.0, 0.99 ** share(r1_every))),
         augment=augmentation(augment),

@@ -8,6 +8,7 @@ from typing import Any
 
 from diptych.adversarial.augment import augmentation
 from diptych.adversarial.latent import LatentModel
+from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import LipschitzPenalty
 from diptych.data.images import Images
 from diptych.errors import WrongUse
@@ -31,6 +32,7 @@ def wgan_gp(
     layer_norm: bool = False,
     critic_steps: int = 5,
     lr: float = 0.0,
+    penalties: str = "none",
     augment: str = "none",
     freeze: int = 0,
 ) -> Recipe:
@@ -58,6 +60,9 @@ def wgan_gp(
     lr
         Learning rate of Adam for both networks; 0: 0.02 / width, near the papers' 2e-4 for wide networks. It
         falls to nothing in the last ninth of training.
+    penalties
+        Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
+        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.
@@ -76,7 +81,7 @@ def wgan_gp(
         LatentModel(ResGenerator(data.shape, latent=latent, **sizes), units=units_of(data)),
         ResCritic(data.shape, norm="layer" if layer_norm else "none", **sizes),
         loss="wasserstein",
-        penalties=[] if clip else [LipschitzPenalty(penalty)],
+        penalties=[*([] if clip else [LipschitzPenalty(penalty)]), *penalties_of(penalties)],
         clip_weights=clip,
         lr=lr or 0.02 / width,
         betas=(0.0, 0.9),
