@@ -33,6 +33,7 @@ from diptych.networks.biggan_deep import UpBlock as DeepUp
 from diptych.networks.dcgan import DCCritic, DCGenerator
 from diptych.networks.resgan import LabelNorm, Projection, ResCritic, ResGenerator
 from diptych.networks.spectral import SpectralNorm, converge, spectral
+from diptych.runs import load_model, save_model
 from diptych.training.state import Settings, Training
 
 SHAPE = (3, 10, 12)  # not square, and not a multiple of what the networks crop from
@@ -348,14 +349,15 @@ def test_overlap_sums_the_products_of_different_rows(size: tuple[int, int]) -> N
     torch.testing.assert_close(overlap(matrix), expected)
 
 
-def test_orthogonal_asks_for_the_learned_weights_and_leaves_embeddings_alone() -> None:
-    generator = GENERATORS["biggan"](classes=3)
+@pytest.mark.parametrize("labels", [{"classes": 3}, {"attributes": 2}])
+def test_orthogonal_asks_for_the_learned_weights_and_leaves_embeddings_alone(labels: dict[str, int]) -> None:
+    generator = GENERATORS["biggan"](**labels)
     batch, clock = Batch(randn(2, *SHAPE), Condition()), Clock(0, 1, 0)
     term, logs = Orthogonal(0.5)(generator, batch, clock)
     weights = [
         m.parametrizations.weight.original
-        for m in generator.modules()
-        if isinstance(m, nn.Conv2d | nn.Linear)
+        for name, m in generator.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear) and name != "label.linear"
     ]
     gram = [w.flatten(1) @ w.flatten(1).T for w in weights]
     expected = sum((g - g.diag().diag()).square().sum() for g in gram)
@@ -393,6 +395,47 @@ def test_standing_statistics_are_those_of_the_images_sampled() -> None:
         model(Noise(seeds), Condition(label=model.labels_for(seeds)))
     torch.testing.assert_close(seen[0].mean((0, 2, 3)), torch.zeros(16), rtol=0, atol=1e-3)
     torch.testing.assert_close(seen[0].std((0, 2, 3)), torch.ones(16), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("counts", [(9, 0, 1), ()])
+def test_standing_statistics_are_of_labels_as_training_met_them(counts: tuple[int, ...]) -> None:
+    """The share of each class among the labels that the network is told, all of them within a batch."""
+    model = LatentModel(loud(GENERATORS["biggan"](classes=3)), counts=counts).eval()
+    met: list[Tensor] = []
+    hook = model.network.register_forward_pre_hook(lambda module, told: met.append(told[1]))
+    standing_statistics(model)
+    hook.remove()
+    shares = torch.bincount(torch.cat(met), minlength=3) / 1024
+    torch.testing.assert_close(
+        shares, torch.tensor([0.9, 0.0, 0.1] if counts else [1 / 3] * 3), rtol=0, atol=0.05
+    )
+    assert all(len(label.unique()) == (2 if counts else 3) for label in met)
+    again = LatentModel(copy.deepcopy(model.network), counts=counts).eval()
+    standing_statistics(again)
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), again.buffers(), strict=True))
+
+
+def test_standing_statistics_meet_every_one_of_many_classes() -> None:
+    """Above 64 pixels 256 images would do for a few classes."""
+    network = DCGenerator((1, 72, 72), latent=8, width=4, largest=8, classes=1000)
+    met: list[Tensor] = []
+    network.register_forward_pre_hook(lambda module, told: met.append(told[1]))
+    standing_statistics(LatentModel(network, counts=(1,) * 1000))
+    assert len(torch.cat(met)) == 1024
+    assert all(label.min() < 100 and label.max() > 900 for label in met)
+
+
+def test_counts_are_of_the_data_and_are_saved(tmp_path: Path) -> None:
+    data = made_up(classes=3).train
+    assert data.labels is not None
+    spec = catalog.recipe("sngan")
+    model = spec(data, **spec.small).method.model
+    assert isinstance(model, LatentModel)
+    assert model.counts == tuple((data.labels == i).sum() for i in range(3))
+    save_model(model, tmp_path)
+    assert load_model(tmp_path).counts == model.counts  # type: ignore[attr-defined]
+    with pytest.raises(WrongUse, match="2 counts for 3 classes"):
+        LatentModel(model.network, counts=(1, 2))
 
 
 def settled(name: str = "biggan") -> LatentModel:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import made_up
 from diptych.adversarial.augment import Adaptive
@@ -148,3 +149,24 @@ def test_levels_are_augmented_alike(augment: str) -> None:
     assert torch.equal(first, last)
     assert not torch.allclose(first, image, atol=0.01)
     Training(recipe, data, 8, Settings(device="cpu")).step()
+
+
+def test_labels_are_as_loud_as_was_asked_for() -> None:
+    """And the latent beside them; `unit` makes nothing of how loud an embedding is."""
+    heard: list[Tensor] = []
+    for gain in (1.0, 0.1):
+        generator = GATGenerator(
+            (1, 8, 8), classes=10, latent=16, width=16, depth=2, levels=2, label_gain=gain
+        )
+        generator.mapping.register_forward_pre_hook(lambda module, told: heard.append(told[0]))
+        generator(torch.randn(6, 16), torch.arange(6))
+    for told, gain in zip(heard, (1.0, 0.1), strict=True):
+        loud = told.square().unflatten(1, (2, 16)).mean(2).sqrt()
+        torch.testing.assert_close(loud, torch.tensor([1.0, gain]).expand(6, 2), rtol=1e-3, atol=0)
+
+
+def test_gradients_are_clipped_as_in_the_authors_code() -> None:
+    method = gat(made_up().train, **gat.small).method
+    assert [phase.clip for phase in method.phases()] == [1.0, 1.0]
+    with pytest.raises(WrongUse, match="a gradient's largest norm, above 0, not 0"):
+        Adversarial(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), clip=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from conftest import made_up
 from diptych import catalog
 from diptych.adversarial.penalties import slope_square
 from diptych.errors import WrongUse
+from diptych.method import Clock
+from diptych.methods.adversarial import Adversarial
 from diptych.networks import convolution
 from diptych.networks.convolution import conv2d
 from diptych.networks.r3gan import Block, R3Critic, R3Generator, bilinear
@@ -186,3 +189,15 @@ def test_labels_matter_and_their_mean_stands_for_none() -> None:
 def test_classes_begin_quieter_than_latents() -> None:
     table = R3Generator((1, 8, 8), classes=16, latent=512, width=8, blocks=1).label.table
     assert table.weight.std().item() == pytest.approx(16**-0.5, rel=0.05)  # of one-hot labels' linear layer
+
+
+@pytest.mark.parametrize(("side", "gamma"), [(8, 1.0), (64, 1.0), (128, 12.1), (256, 147.0)])
+def test_gamma_grows_with_the_size_as_slopes_shrink(side: int, gamma: float) -> None:
+    """The authors' presets are 1 at 64 pixels and 150 at 256; it falls to a tenth."""
+    spec = catalog.recipe("r3gan")
+    method = spec(made_up((1, side, side), n=8, held_out=4).train, **spec.small).method
+    assert isinstance(method, Adversarial)
+    weight = method.penalties[0].weight
+    assert isinstance(weight, Callable)
+    assert weight(Clock(0, 100, 0)) == pytest.approx(gamma, rel=0.01)
+    assert weight(Clock(100, 100, 10)) == pytest.approx(gamma / 10, rel=0.01)

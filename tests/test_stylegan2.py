@@ -512,3 +512,26 @@ def test_exports_with_any_batch(tmp_path: Path) -> None:
     done = export(model.eval(), tmp_path / "model.onnx")
     assert done.difference is not None
     assert done.difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "side", "channels"),
+    [
+        ("stylegan2", "StyleGAN2Generator", 512, 64),
+        ("stylegan2", "StyleGAN2Generator", 1024, 32),
+        ("stylegan3", "StyleGAN3Generator", 1024, 32),
+        ("pggan", "PGGenerator", 1024, 16),
+    ],
+)
+def test_large_images_get_the_papers_widths(
+    name: str, network: str, side: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels at full resolution where none are asked for: looked at before the networks are built."""
+
+    def built(*given: object, base: int, **sizes: object) -> None:
+        raise StopIteration(base // side)
+
+    monkeypatch.setattr(f"diptych.methods.{name}.{network}", built)
+    with pytest.raises(StopIteration) as found:
+        catalog.recipe(name)(made_up((3, side, side), n=64, held_out=4).train)
+    assert found.value.value == channels

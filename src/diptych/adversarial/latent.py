@@ -25,6 +25,7 @@ class GeneratorModel(Model):
     """
 
     network: Any  # an nn.Module with more attributes than one has
+    counts: tuple[int, ...] = ()  # training images of each class, where batch norms are to know
 
     def __init__(self, network: nn.Module, options: Any, units: nn.Module | None = None) -> None:
         super().__init__()
@@ -100,7 +101,8 @@ class LatentModel(GeneratorModel):
 
     The network has `latent`, `image_shape`, `classes`, and is called as network(z, label) with z (B, latent).
     It says that it `normalises` where it brings each z to one length, and that its `norms_follow` where batch
-    norms are to have other statistics for each threshold.
+    norms are to have other statistics for each threshold. counts: how many images of each class it learned
+    from, so that standing statistics are those of the mixture that its batch norms met.
     """
 
     def __init__(
@@ -108,8 +110,12 @@ class LatentModel(GeneratorModel):
         network: nn.Module,
         options: LatentOptions = LatentOptions(),
         units: nn.Module | None = None,
+        counts: tuple[int, ...] = (),
     ) -> None:
         super().__init__(network, options, units)
+        if counts and len(counts) != self.classes:
+            raise WrongUse(f"there are {len(counts)} counts for {self.classes} classes")
+        self.counts = counts
         if getattr(network, "normalises", False) and (options.truncation != 1 or options.threshold):
             raise WrongUse(
                 f"{type(network).__name__} brings each latent to one length, so truncation and threshold do "

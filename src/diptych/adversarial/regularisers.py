@@ -13,6 +13,7 @@ from diptych.adversarial.penalties import checked_weight
 from diptych.errors import WrongUse
 from diptych.method import Batch, Clock, Loss
 from diptych.networks.equalized import at_least_float32, full_precision
+from diptych.networks.labels import LabelVector
 
 WEIGHT = "a regulariser's weight"
 
@@ -75,7 +76,7 @@ class PathLength(Regulariser):
 
 class Orthogonal(Regulariser):
     """weight ||W W^T o (1 - I)||^2 over the generator's matrices (BigGAN, Brock et al., 2019,
-    arXiv:1809.11096, equation 3); embeddings are left alone."""
+    arXiv:1809.11096, equation 3); embeddings of labels are left alone."""
 
     name = "orthogonal"
 
@@ -85,7 +86,9 @@ class Orthogonal(Regulariser):
 
     def forward(self, generator: nn.Module, batch: Batch, clock: Clock) -> Loss:
         """Looks at weights only: each row is one filter."""
-        layers = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        labels = [m for m in generator.modules() if isinstance(m, LabelVector)]
+        told = {part for label in labels for part in label.modules()}
+        layers = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.Linear) and m not in told]
         size = torch.stack([overlap(learned(layer).flatten(1)) for layer in layers]).sum()
         return self.weight * size, {self.name: size.detach()}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diptych.model import Condition, Noise
 from diptych.saveable import rebuilt
@@ -83,23 +83,31 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 def standing_statistics(model: GeneratorModel, batches: int = 0, size: int = 64) -> None:
     """Makes batch norms remember means and variances over so many batches of the model's own images.
 
-    batches: 0: 16 for images of up to 64 pixels, 4 above: a large image has as many pixels to count.
+    batches: 0: 16 for images of up to 64 pixels, 4 above: a large image has as many pixels to count; but at
+    least an image for each class. Labels are drawn as often as training met them, any of them in a batch.
     Without it averaged weights meet the statistics of other weights. Does nothing where there are none.
     """
     norms = batch_norms(model)
     if not norms:
         return
-    batches = batches or (16 if max(model.image_shape[1:]) <= 64 else 4)
-    device = model.device
+    batches = batches or max(16 if max(model.image_shape[1:]) <= 64 else 4, -(-model.classes // size))
+    device, luck = model.device, torch.Generator().manual_seed(0)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
         norm.train()
     for start in range(FIRST, FIRST + batches * size, size):
-        seeds = range(start, start + size)
-        label = model.labels_for(seeds)
-        model(Noise(seeds, device), Condition(label=label).to(device))
+        label = labels_met(model, size, luck)
+        model(Noise(range(start, start + size), device), Condition(label=label).to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def labels_met(model: GeneratorModel, n: int, luck: torch.Generator) -> Tensor | None:
+    """So many labels at random: classes as often as there were images of them, or all alike where that is
+    not known; of continuous labels, those of examples."""
+    if model.counts:
+        return torch.tensor(model.counts, dtype=torch.float64).multinomial(n, True, generator=luck)
+    return model.labels_for(torch.randint(FIRST, (n,), generator=luck).tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,8 +36,9 @@ class Adversarial(Method):
     of the critic for one of the generator. frozen: so many of the critic's first stages hold still
     ("Freeze-D"). clip_weights: WGAN's box for the critic's weights. grow: is given both networks before each
     turn. reals: what real images (B, C, H, W) look like at this time. blur: width in pixels of a Gaussian
-    that all images pass before they are augmented. lr, betas: of both, or (generator's, critic's). remedy:
-    what else than a smaller learning rate may help where training diverges.
+    that all images pass before they are augmented. lr, betas: of both, or (generator's, critic's). clip: the
+    largest norm that either network's gradient may have; a larger one is scaled down to it. remedy: what else
+    than a smaller learning rate may help where training diverges.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Adversarial(Method):
         grow: Grow | None = None,
         reals: Callable[[Tensor, Clock], Tensor] | None = None,
         blur: Schedule | None = None,
+        clip: float = math.inf,
         remedy: str = "",
     ) -> None:
         super().__init__()
@@ -83,6 +86,9 @@ class Adversarial(Method):
         self.betas = both(betas)
         checked_weight(clip_weights, "clip_weights", "0.01, say; 0 clips nothing")
         self.lr_scale, self.critic_steps, self.frozen = lr_scale, critic_steps, frozen
+        if not clip > 0:
+            raise WrongUse(f"clip is a gradient's largest norm, above 0, not {clip}", "1.0; inf: none")
+        self.clip = clip
         self.clip_weights, self.grow, self.reals, self.blur = clip_weights, grow, reals, blur
         self.sigma = 0.0  # of the blur; follows the clock
         if remedy:
@@ -98,7 +104,7 @@ class Adversarial(Method):
         trained = nn.ModuleList(unfrozen(self.critic, self.frozen))
         critic = adam(trained, self.lr[1], betas=self.betas[1])
         generator = adam(self.generator, self.lr[0], betas=self.betas[0])
-        phase = partial(Phase, lr_scale=self.lr_scale)
+        phase = partial(Phase, lr_scale=self.lr_scale, clip=self.clip)
         return [
             phase("critic", self.critic_loss, critic),
             *(

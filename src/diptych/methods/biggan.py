@@ -13,7 +13,7 @@ from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
 from diptych.errors import WrongUse
 from diptych.methods.adversarial import Adversarial, few, labels_of
-from diptych.methods.units import units_of
+from diptych.methods.units import counts_of, units_of
 from diptych.networks.biggan import BigCritic, BigGenerator
 from diptych.recipe import AutoSize, Recipe, Size, recipe
 
@@ -87,7 +87,7 @@ def biggan(
     }
     generator = BigGenerator(data.shape, latent=latent, shared=shared, **sizes)
     method = Adversarial(
-        LatentModel(generator, units=units_of(data)),
+        LatentModel(generator, units=units_of(data), counts=counts_of(data)),
         BigCritic(data.shape, **sizes),
         loss=loss,
         penalties=penalties_of(penalties),

@@ -9,7 +9,7 @@ from diptych.adversarial.regularisers import Orthogonal
 from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, few, labels_of
 from diptych.methods.biggan import check, say_unlabelled
-from diptych.methods.units import units_of
+from diptych.methods.units import counts_of, units_of
 from diptych.networks.biggan_deep import DeepCritic, DeepGenerator
 from diptych.recipe import AutoSize, Recipe, Size, recipe
 
@@ -87,7 +87,7 @@ def biggan_deep(
     }
     generator = DeepGenerator(data.shape, latent=latent, shared=shared, **sizes)
     method = Adversarial(
-        LatentModel(generator, units=units_of(data)),
+        LatentModel(generator, units=units_of(data), counts=counts_of(data)),
         DeepCritic(data.shape, **sizes),
         loss=loss,
         penalties=penalties_of(penalties),

@@ -9,7 +9,7 @@ from diptych.adversarial.named import penalties_of
 from diptych.data.images import Images
 from diptych.errors import WrongUse
 from diptych.methods.adversarial import Adversarial, few, labels_of
-from diptych.methods.units import units_of
+from diptych.methods.units import counts_of, units_of
 from diptych.networks.dcgan import DCCritic, DCGenerator
 from diptych.recipe import AutoSize, Recipe, Size, recipe
 
@@ -60,7 +60,9 @@ def dcgan(
     width = width or (64 if min(data.shape[1:]) <= 32 else 128)
     sizes = {**labels_of(data), "width": width, "largest": largest}
     method = Adversarial(
-        LatentModel(DCGenerator(data.shape, latent=latent, **sizes), units=units_of(data)),
+        LatentModel(
+            DCGenerator(data.shape, latent=latent, **sizes), units=units_of(data), counts=counts_of(data)
+        ),
         DCCritic(data.shape, **sizes),
         loss=loss,
         penalties=terms,

@@ -1,5 +1,9 @@
 """GAT: transformers as generator and critic, supervised at several depths, under a relativistic loss with R1
-and R2 (Hyun et al., 2025, arXiv:2509.24935)."""
+and R2 (Hyun et al., 2025, arXiv:2509.24935).
+
+Positions are added once, where the authors' code rotates queries and keys too; labels reach the critic
+through one layer, where theirs has two.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from diptych.methods.adversarial import Adversarial, labels_of
 from diptych.methods.r3gan import lr_scale
 from diptych.methods.units import units_of
 from diptych.networks.gat import GATCritic, GATGenerator
-from diptych.recipe import AutoSize, Count, Recipe, Size, recipe
+from diptych.recipe import AutoSize, Count, NotNegative, Recipe, Size, recipe
 
 
 @recipe(width=16, depth=2, levels=2, batch=8)
@@ -28,6 +32,7 @@ def gat(
     patch: AutoSize = 0,
     levels: Count = 0,
     latent: Size = 64,
+    label_gain: NotNegative = 1.0,
     batch: Size = 64,
     gamma: Gamma = 1.0,
     lr: float = 0.0,
@@ -51,6 +56,8 @@ def gat(
         end alone; 0: 4, but at most the depth.
     latent
         Length of the latent vector.
+    label_gain
+        How loud labels are beside the latent; less where a generator draws one image for each label.
     batch
         Images a step.
     gamma
@@ -85,12 +92,13 @@ def gat(
         raise WrongUse(f"width is a multiple of 64, or less and a multiple of 8, not {width}", "64, say")
     sizes = {**labels_of(data), "width": width, "depth": depth, "patch": patch, "levels": levels}
     method = Adversarial(
-        LatentModel(GATGenerator(shape, latent=latent, **sizes), units=units_of(data)),
+        LatentModel(GATGenerator(shape, latent=latent, label_gain=label_gain, **sizes), units=units_of(data)),
         GATCritic(shape, **sizes),
         loss=loss,
         penalties=[r1_r2(weight_of(gamma)), *penalties_of(penalties, channels=shape[0])],
         lr=lr or min(1e-3, 0.154 / width),  # 2e-4 at the paper's 768 (section 3.3)
         lr_scale=lr_scale,
+        clip=1.0,  # as the authors' code
         augment=augmentation(augment, channels=shape[0]),
         frozen=freeze,
         remedy=remedy_of(gamma),

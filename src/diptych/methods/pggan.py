@@ -46,7 +46,8 @@ def pggan(
     Parameters
     ----------
     width
-        Channels at full resolution, doubled at each halving of the size; 0: 32 up to 16 pixels, 64 above.
+        Channels at full resolution, doubled at each halving of the size; 0: 32 up to 16 pixels, 64 up to 256,
+        above as many fewer as there are more pixels on a side.
     largest
         Most channels at any size; 0: 256 up to 64 pixels, 512 above.
     latent
@@ -83,7 +84,8 @@ def pggan(
         raise WrongUse("gamma is of R1, which a wasserstein critic has not", "--loss non-saturating has it")
     shape, side = data.shape, min(data.shape[1:])
     gamma = usual(gamma, max(0.01, 0.0002 * shape[1] * shape[2] / batch))
-    width, largest = width or (32 if side <= 16 else 64), largest or (256 if side <= 64 else 512)
+    width = width or (32 if side <= 16 else max(1, min(64, 2**14 // side)))
+    largest = largest or (256 if side <= 64 else 512)
     sizes = {**labels_of(data), "base": width * side, "largest": largest}
     doublings = pyramid(shape)[0]
 

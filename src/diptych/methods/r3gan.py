@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from diptych.adversarial.augment import augmentation
-from diptych.adversarial.gamma import Gamma, remedy_of, weight_of
+from diptych.adversarial.gamma import Gamma, remedy_of, usual, weight_of
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.named import penalties_of
 from diptych.adversarial.penalties import r1_r2
@@ -26,7 +26,7 @@ def r3gan(
     group: Size = 16,
     latent: Size = 64,
     batch: AutoSize = 0,
-    gamma: Gamma = 1.0,
+    gamma: Gamma = -1.0,
     lr: float = 0.0,
     loss: str = "relativistic",
     penalties: str = "none",
@@ -50,8 +50,9 @@ def r3gan(
     batch
         Images a step; 0: 32 up to 8 pixels, 16 up to 32, 32 above. More keep a GPU busy.
     gamma
-        Weight of the R1 and R2 penalties at the start; it falls to a tenth. More is stabler and blurrier.
-        auto: follows from how far apart the critic holds reals and fakes.
+        Weight of the R1 and R2 penalties at the start; it falls to a tenth. More is stabler and blurrier. -1:
+        1 up to 64 pixels, more above, as slopes get smaller: 12 at 128, 150 at 256; auto: follows from how
+        far apart the critic holds reals and fakes; none: no penalty.
     lr
         Peak learning rate of Adam for both networks; 0: 0.032 / width.
     loss
@@ -69,6 +70,7 @@ def r3gan(
     shape, tiny = data.shape, min(data.shape[1:]) <= 16
     width, blocks = width or (32 if tiny else 64), blocks or (1 if tiny else 2)
     sizes = {**labels_of(data), "width": width, "largest": largest, "blocks": blocks, "group": group}
+    gamma = usual(gamma, max(1.0, (shape[1] * shape[2] / 64**2) ** 1.8))  # the authors' 1 at 64, 150 at 256
     generator, critic = R3Generator(shape, latent=latent, **sizes), R3Critic(shape, **sizes)
     method = Adversarial(
         LatentModel(generator, units=units_of(data)),
@@ -85,7 +87,8 @@ def r3gan(
 
 
 def falling(gamma: float, clock: Clock) -> float:
-    """The penalties' weight falls to a tenth over training, geometrically (appendix D)."""
+    """The penalties' weight falls to a tenth over training (appendix D): geometrically, where the authors'
+    code has a cosine, which lies above."""
     return float(gamma * 0.1**clock.progress)
 
 

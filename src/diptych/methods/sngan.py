@@ -10,7 +10,7 @@ from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.named import penalties_of
 from diptych.data.images import Images
 from diptych.methods.adversarial import Adversarial, few, labels_of
-from diptych.methods.units import units_of
+from diptych.methods.units import counts_of, units_of
 from diptych.methods.wgan_gp import late_fall
 from diptych.networks.resgan import ResCritic, ResGenerator
 from diptych.recipe import AutoSize, Recipe, Size, recipe
@@ -63,7 +63,9 @@ def sngan(
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)
     sizes: dict[str, Any] = {**labels_of(data), "width": width, "largest": largest}
     method = Adversarial(
-        LatentModel(ResGenerator(data.shape, latent=latent, **sizes), units=units_of(data)),
+        LatentModel(
+            ResGenerator(data.shape, latent=latent, **sizes), units=units_of(data), counts=counts_of(data)
+        ),
         ResCritic(data.shape, normalised=True, **sizes),
         loss=loss,
         penalties=penalties_of(penalties),

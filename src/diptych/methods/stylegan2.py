@@ -50,7 +50,8 @@ def stylegan2(
     Parameters
     ----------
     width
-        Channels at full resolution, doubled at each halving of the size; 0: 32 up to 16 pixels, 64 above.
+        Channels at full resolution, doubled at each halving of the size; 0: 32 up to 16 pixels, 64 up to 512,
+        above as many fewer as there are more pixels on a side.
     largest
         Most channels at any size; 0: 256 up to 64 pixels, 512 above.
     latent
@@ -103,7 +104,8 @@ def stylegan2(
     shape, side = data.shape, min(data.shape[1:])
     small = side <= 32  # the paper's CIFAR-10 setting
     batch = batch or few(data)
-    width, largest = width or (32 if side <= 16 else 64), largest or (256 if side <= 64 else 512)
+    width = width or (32 if side <= 16 else max(1, min(64, 2**15 // side)))
+    largest = largest or (256 if side <= 64 else 512)
     sizes = {**labels_of(data), "base": width * side, "largest": largest}
     path_length = path_length if path_length >= 0 else (0.0 if small else 2.0)
     mixing = mixing if mixing >= 0 else (0.0 if small else 0.9)

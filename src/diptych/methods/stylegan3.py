@@ -60,7 +60,8 @@ def stylegan3(
     config
         t: equivariant to translation; r: to rotation as well, with 1x1 convolutions of twice the channels.
     width
-        Channels of the generator at full resolution, and of the critic; 0: 64.
+        Channels of the generator at full resolution, and of the critic; 0: 64 up to 512 pixels, above as many
+        fewer as there are more pixels on a side.
     largest
         Most channels at any size; 0: twice the side of the image, 64 to 512.
     layers
@@ -118,8 +119,9 @@ def stylegan3(
         )
     batch, lr = batch or few(data), lr or (0.01 if side <= 16 else 0.0025)
     gamma = usual(gamma, max(0.05, 0.001 * shape[1] * shape[2] / batch))
-    base, largest = (width or 64) * side, largest or min(512, max(64, 2 * side))
-    critic_base = (width or 64) * min(shape[1:])  # its channels go by the shorter side
+    width = width or max(1, min(64, 2**15 // side))
+    base, largest = width * side, largest or min(512, max(64, 2 * side))
+    critic_base = width * min(shape[1:])  # its channels go by the shorter side
     generator = StyleGAN3Generator(
         shape,
         **labels_of(data),

@@ -1,4 +1,4 @@
-"""The units of a data set's continuous labels."""
+"""What models remember of a data set's labels: units of continuous ones, counts of classes."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def units_of(data: Images, most: int = 256) -> Units | None:
         tuple(np.where(deviation > 0, deviation, 1.0).tolist()),
         tuple(map(tuple, examples)),
     )
+
+
+def counts_of(data: Images) -> tuple[int, ...]:
+    """How many images there are of each class; nothing where there are no classes."""
+    if data.labels is None or not data.classes:
+        return ()
+    return tuple(np.bincount(data.labels, minlength=data.classes).tolist())

@@ -14,7 +14,7 @@ from diptych.data.images import Images
 from diptych.errors import WrongUse
 from diptych.method import Clock
 from diptych.methods.adversarial import Adversarial, few, labels_of
-from diptych.methods.units import units_of
+from diptych.methods.units import counts_of, units_of
 from diptych.networks.resgan import ResCritic, ResGenerator
 from diptych.recipe import AutoSize, Recipe, Size, recipe
 
@@ -78,7 +78,9 @@ def wgan_gp(
     width = width or (32 if min(data.shape[1:]) <= 16 else 64)
     sizes: dict[str, Any] = {**labels_of(data), "width": width, "largest": largest}
     method = Adversarial(
-        LatentModel(ResGenerator(data.shape, latent=latent, **sizes), units=units_of(data)),
+        LatentModel(
+            ResGenerator(data.shape, latent=latent, **sizes), units=units_of(data), counts=counts_of(data)
+        ),
         ResCritic(data.shape, norm="layer" if layer_norm else "none", **sizes),
         loss="wasserstein",
         penalties=[*([] if clip else [LipschitzPenalty(penalty)]), *penalties_of(penalties)],

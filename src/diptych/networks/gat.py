@@ -42,14 +42,16 @@ class GATGenerator(nn.Module):
         depth: int = 12,
         patch: int = 2,
         levels: int = 4,
+        label_gain: float = 1.0,
     ) -> None:
         super().__init__()
+        self.label_gain = label_gain
         self.image_shape, self.classes, self.attributes = image_shape, classes, attributes
         self.latent, self.patch = latent, patch
         self.grid = grid_of(image_shape, patch)
         self.register_buffer("positions", sincos(self.grid, width), persistent=False)
         self.label = label_vector(latent, classes, attributes)
-        quiet(self.label)
+        quiet(self.label)  # so that they turn quicker; `unit` makes them as loud as the latent again
         told = latent if self.label is None else 2 * latent
         self.mapping = nn.Sequential(Slow(told, width), nn.SiLU(), Slow(width, width), nn.SiLU())
         self.blocks = nn.ModuleList([Modulated(width) for _ in range(depth)])
@@ -76,7 +78,9 @@ class GATGenerator(nn.Module):
 
     def style(self, z: Tensor, label: Tensor | None) -> Tensor:
         """What modulates the blocks, (B, width)."""
-        told = [unit(z)] if self.label is None else [unit(z), unit(self.label(label, z.shape[0]))]
+        told = [unit(z)]
+        if self.label is not None:
+            told.append(self.label_gain * unit(self.label(label, z.shape[0])))
         return self.mapping(torch.cat(told, 1))  # type: ignore[no-any-return]
 
     def unpatched(self, x: Tensor) -> Tensor:

@@ -19,12 +19,17 @@ from diptych.adversarial.augment.wavelets import SYM6, folded
 
 PAD = 3  # pixels around the result that its halving looks at
 CENTRE = 5  # the tap where the filter's weight lies
+LARGEST = 2**26  # values of the doubled images that are made at once: 256 MiB
 
 
 def warp(image: Tensor, inverse: Tensor) -> Tensor:
     """image (B, C, H, W); inverse (B, 3, 3) leads from where pixels go to where they come from, both counted
     in pixels from the image's centre, x to the right, y down. Differentiable twice in the image."""
     height, width = image.shape[2:]
+    at_once = max(1, LARGEST // (image.shape[1] * 36 * height * width))
+    if len(image) > at_once:  # nothing of a part is needed by the next, nor by the derivative
+        parts = [slice(start, start + at_once) for start in range(0, len(image), at_once)]
+        return torch.cat([warp(image[part], inverse[part]) for part in parts])
     device = image.device
     x, y = places(inverse, height, width)
     columns, rows = used(x, width), used(y, height)
