@@ -34,6 +34,8 @@ from diptych.networks.dcgan import DCCritic, DCGenerator
 from diptych.networks.resgan import LabelNorm, Projection, ResCritic, ResGenerator
 from diptych.networks.spectral import SpectralNorm, converge, spectral
 from diptych.runs import load_model, save_model
+from diptych.saveable import to_tree
+from diptych.training.likeness import unlike
 from diptych.training.state import Settings, Training
 
 SHAPE = (3, 10, 12)  # not square, and not a multiple of what the networks crop from
@@ -434,6 +436,8 @@ def test_counts_are_of_the_data_and_are_saved(tmp_path: Path) -> None:
     assert model.counts == tuple((data.labels == i).sum() for i in range(3))
     save_model(model, tmp_path)
     assert load_model(tmp_path).counts == model.counts  # type: ignore[attr-defined]
+    other = to_tree(LatentModel(model.network, counts=(1, 2, 3)))
+    assert not list(unlike(model, other, "generator"))  # --init may begin from other data
     with pytest.raises(WrongUse, match="2 counts for 3 classes"):
         LatentModel(model.network, counts=(1, 2))
 

@@ -77,15 +77,11 @@ def exam(real: Tensor, fake: Tensor, extractor: str = "clip-1", view: str = "poo
 
 @pytest.mark.parametrize("offset", [0.0, 1e5])
 @pytest.mark.parametrize("dim", [7, 600])
-def test_moments_in_blocks_and_merged_equal_numpy(offset: float, dim: int) -> None:
+def test_moments_in_blocks_equal_numpy(offset: float, dim: int) -> None:
     x = torch.randn(900, dim, generator=torch.Generator().manual_seed(0)).double() + offset
-    streamed, other = Moments(dim), Moments(dim)
-    for block in x[:500].split([1, 200, 299]):
+    streamed = Moments(dim)
+    for block in x.split([1, 200, 0, 299, 400]):
         streamed.update(block)
-    other.update(x[500:])
-    other.update(x[:0])
-    streamed.merge(other)
-    streamed.merge(Moments(dim))
     assert streamed.count == 900
     centred = x.numpy() - offset
     assert np.abs(streamed.mean.numpy() - offset - centred.mean(0)).max() < 1e-15 * max(100, 10 * offset)

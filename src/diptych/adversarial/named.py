@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from diptych.adversarial.augment.diffaugment import DiffAugment
 from diptych.adversarial.penalties import (
+    ApproximateSlopePenalty,
     Consistency,
     Dragan,
     Drift,
     LeCam,
     LipschitzPenalty,
     Penalty,
+    of,
     r1,
     r1_r2,
     r2,
@@ -33,6 +35,9 @@ PENALTIES: Mapping[str, Named] = MappingProxyType(
         "r1": Named(1.0, lambda weight, every, _: r1(weight, every)),
         "r2": Named(1.0, lambda weight, every, _: r2(weight, every)),
         "r1r2": Named(1.0, lambda weight, every, _: r1_r2(weight, every)),
+        "approximate-r1r2": Named(
+            1.0, lambda weight, every, _: ApproximateSlopePenalty(of(weight), every=every)
+        ),
         "gradient-penalty": Named(10.0, lambda weight, every, _: LipschitzPenalty(weight, every=every)),
         "dragan": Named(10.0, lambda weight, every, _: Dragan(weight, every=every)),
         "consistency": Named(

@@ -25,7 +25,6 @@ _LABELS_OF = {"x_train": "y_train", "images": "labels", "arr_0": "arr_1"}
 _NAMES = ("class_names", "classes")
 _BESIDE = {"arr_1": "labels", "attributes": "attributes"}  # of set.npy: set.labels.npy and set.attributes.npy
 _SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
-_RANGES = "uint8 in 0..255, or floats in 0..1 or -1..1"
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,7 +101,7 @@ def stylegan3(
         relativistic-average.
     penalties
         Further terms of the critic's loss, name:weight:every with commas between (r1:0.1:16,lecam): r1, r2,
-        r1r2, gradient-penalty, dragan, consistency, lecam, drift.
+        r1r2, approximate-r1r2, gradient-penalty, dragan, consistency, lecam, drift.
     augment
         What the critic sees images through: none, ada (adaptive, for a few hundred to a few thousand images;
         ada-bg, ada-bgcfnc and others say which groups), or diffaugment.

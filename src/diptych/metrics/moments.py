@@ -53,14 +53,6 @@ class Moments:
         add_product(self.scatter, rows)
         self._move(mean, len(values))
 
-    def merge(self, other: Moments) -> None:
-        """Takes in what another process or another part of the data has seen."""
-        if other.count:
-            between = self._between(other.mean, other.count)
-            self.scatter += other.scatter.to(self.scatter)
-            self.scatter.addr_(between, between)
-            self._move(other.mean.to(self.mean), other.count)
-
     @property
     def covariance(self) -> Tensor:
         """(D, D), with n - 1. Raises WrongUse for fewer than two features."""

@@ -19,7 +19,7 @@ SIZES = {
 }
 # what belongs to the data, to sampling, or to training alone, as the level of networks that grow does
 ELSEWHERE = {
-    *("attribute_names", "examples", "units", "names", "mean", "deviation"),
+    *("attribute_names", "examples", "units", "names", "mean", "deviation", "counts"),
     *("options", "guide", "dropout", "mixing", "half_life", "checkpointing", "unlabelled"),
     "level",
 }
