@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import made_up
+from conftest import brief, made_up, train_unprobed
 from diptych import catalog
 from diptych.cli import run as command
 from diptych.data import open_data
@@ -29,23 +29,21 @@ from diptych.networks.resgan import ResGenerator
 from diptych.recipe import Averaging, RecipeSpec, power, power_exponent
 from diptych.runs import Run
 from diptych.system.files import read_json, read_tensors, write_json, write_tensors
-from diptych.training.averages import FOLDER, Averages, Stored, due, forget_after, stored
-from diptych.training.loop import train as trained
+from diptych.training.averages import FOLDER, Averages, Stored, forget_after, stored
 from diptych.training.posthoc import Stock, average, blended
-from diptych.training.probe import Plan
 from diptych.training.profiles import HalfLife, Power, Profile, mixture
 from diptych.training.state import Settings, Training
+from diptych.training.ticks import Ticks
 
 SETTINGS = Settings(budget="64-images", ticks=2, device="cpu", averages=4)
-RECIPES = catalog.recipes()
-PLAN = Plan(64, 1.0, 64.0, 1.0, 1.0, 1.0, 1)  # in the place of a probe, which takes longer than training
+RECIPES = {name: brief(spec) for name, spec in catalog.recipes().items()}
 
 
 def train(
     spec: RecipeSpec, data: DataSet, out: Path, settings: Settings = SETTINGS, force: bool = False
 ) -> Run:
     """Eight small steps."""
-    return trained(spec, data, out, arguments=spec.small, settings=settings, force=force, expected=PLAN)
+    return train_unprobed(spec, data, out, arguments=spec.small, settings=settings, force=force)
 
 
 def vector(tensors: dict[str, Tensor]) -> Tensor:
@@ -92,14 +90,14 @@ def test_weights_that_jump_are_a_power_of_the_time_since() -> None:
         (100, 8, 4, [32, 56, 80, 104]),
         (100, 1, 3, [34, 68, 100]),
         (10, 8, 4, [8, 16]),  # steps longer than parts
-        (64, 8, 0, []),
     ],
 )
 def test_moments_are_a_function_of_the_clock(
     total: int, batch: int, moments: int, expected: list[int]
 ) -> None:
+    moments_of = Ticks(total, batch, -(-total // moments))
     steps = range(batch, total + batch, batch)
-    assert [images for images in steps if due(images - batch, images, total, moments)] == expected
+    assert [images for images in steps if moments_of.due(images)] == expected
 
 
 def test_stored_tensors_are_near_and_buffers_as_they_were(tmp_path: Path) -> None:
@@ -215,11 +213,10 @@ def followed_directly(spec: RecipeSpec, directory: Path, moments: int) -> tuple[
         course.profiles = {0.05: keep}
     assert training.averages is not None
     while not training.finished:
-        before = training.images
         training.step()
         for course in courses:
             course.move(model, training.images, training.batch)
-        if due(before, training.images, 256, moments):
+        if Ticks.parts(training, moments).due(training.images):
             training.averages.store(directory, model, training.images)
     return training, [vector(course.tensors(0.05)) for course in courses]
 

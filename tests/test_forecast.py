@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from diptych.errors import RunError
 from diptych.measuring.quick import QuickExam
 from diptych.system.aside import MARK
 from diptych.training import forecast
-from diptych.training.forecast import Forecast, times
-from diptych.training.loop import build, train
+from diptych.training.forecast import Forecast
+from diptych.training.loop import train
 from diptych.training.state import Settings
 
 GAN = catalog.recipe("r3gan")
@@ -109,7 +108,7 @@ def test_time_is_the_sum_of_its_parts(tmp_path: Path, brisk: None) -> None:
         self.images += self.batch
         self.steps += 1
 
-    def tick(self: Any, before: int) -> None:
+    def tick(self: Any) -> None:
         now[0] += 10.0
         self.lines.append({"exam_seconds": 0.0})
 
@@ -166,25 +165,15 @@ def test_a_rehearsal_does_not_ring(
     """Alarms of a model that has hardly begun are no news; the level of the log is what it was."""
     tick = forecast.loop.Loop.tick
 
-    def ringing(self: Any, before: int) -> None:
+    def ringing(self: Any) -> None:
         logging.getLogger("diptych").warning("collapse")
-        tick(self, before)
+        tick(self)
 
     monkeypatch.setattr("diptych.training.loop.Loop.tick", ringing)
     level = logging.getLogger("diptych").level
     foretold(made_up(), tmp_path / "run")
     assert "collapse" not in caplog.text
     assert logging.getLogger("diptych").level == level
-
-
-@pytest.mark.parametrize(("budget", "ticks", "every"), [(48, 2, 1), (80, 10, 3), (40, 10, 4), (41, 3, 2)])
-def test_ticks_are_counted_as_the_loop_has_them(budget: int, ticks: int, every: int) -> None:
-    settings = replace(SETTINGS, ticks=ticks)
-    training = build(GAN, made_up(), GAN.small, settings, budget)
-    size, tick = training.batch, -(-budget // ticks)
-    seen = range(0, budget, size)  # images before each step
-    due = [b + size >= budget or (b + size) // (every * tick) > b // (every * tick) for b in seen]
-    assert times(training, every) == sum(due)
 
 
 def test_memory_counts_what_an_exam_takes(tmp_path: Path, brisk: None) -> None:

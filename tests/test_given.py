@@ -12,7 +12,7 @@ import torch
 import diptych
 from conftest import made_up
 from diptych import catalog
-from diptych.cli.duel import entry
+from diptych.cli.duel import apart, entry
 from diptych.data.images import DataSet
 from diptych.errors import WrongUse
 from diptych.recipe import Recipe, recipe
@@ -93,6 +93,30 @@ def test_whole_numbers_of_any_length_reach_those_who_bound_them() -> None:
 def test_a_duel_types_what_its_line_says() -> None:
     """Its text is looked at for names first; ranges are of numbers."""
     assert entry("edm:dropout=0.1:width=16").arguments == {"dropout": 0.1, "width": 16}
+    assert entry("ddpm:betas=flow:3:width=16").arguments == {"betas": "flow:3", "width": 16}
+    assert entry("dcgan:penalties=r1:0.1:16,lecam").arguments == {"penalties": "r1:0.1:16,lecam"}
+    with pytest.raises(WrongUse, match="'width' in 'edm:width' is not argument=value"):
+        entry("edm:width")
+
+
+@pytest.mark.parametrize(
+    "contenders",
+    [
+        ["r3gan", " edm:width=32:lr=1e-3", "consistency"],
+        ["dcgan:penalties=r1:0.1:16,lecam:lr=1e-3", "edm"],
+        ["sngan:penalties=dragan,lecam", "edm"],
+        ["edm:width=16", "emd"],  # an unknown name is one, after a number
+        ["nothing", "edm"],
+    ],
+)
+def test_commas_end_contenders_unless_an_argument_has_them(contenders: list[str]) -> None:
+    assert apart(",".join(contenders)) == contenders
+
+
+def test_a_directory_ends_an_argument_too(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    contenders = ["dcgan:penalties=lecam", f"mine={tmp_path / 'run'}", str(tmp_path / "run"), "edm"]
+    assert apart(",".join(contenders)) == contenders
 
 
 def test_a_recipe_need_not_say_its_types() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ import torch
 from conftest import made_up
 from diptych import catalog
 from diptych.budget import Budget
-from diptych.system.device import resident
+from diptych.errors import WrongUse
+from diptych.system.device import installed, pick, resident
+from diptych.system.machine import machine
 from diptych.training import probe
 from diptych.training.probe import SPELL, FlopCounter, count_flops, per_step, turns
 from diptych.training.state import Settings, Training
@@ -134,6 +137,31 @@ class Kernel:
         return int(self.says)
 
 
+class Installed:
+    """kernel32 as far as the machine's memory goes."""
+
+    def __init__(self, says: bool) -> None:
+        self.says = says
+
+    def GlobalMemoryStatusEx(self, status: Any) -> int:
+        """16 GiB, where MEMORYSTATUSEX has ullTotalPhys."""
+        memory = status._obj
+        assert memory.size == ctypes.sizeof(type(memory)) == 64
+        assert type(memory).physical.offset == 8
+        memory.physical = 16 << 30
+        return int(self.says)
+
+
+def test_the_machines_memory_is_known_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python has no `os.sysconf` there."""
+    assert installed() > 256
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setattr(sys, "platform", "win32")
+    for says, found in ((True, 16.0), (False, 0.0)):
+        monkeypatch.setattr(ctypes, "WinDLL", lambda name, says=says: Installed(says), raising=False)
+        assert machine("cpu")["memory_gib"] == found
+
+
 def test_memory_is_known_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python has no `resource` there."""
     monkeypatch.setattr(sys, "platform", "win32")
@@ -142,3 +170,12 @@ def test_memory_is_known_on_windows_too(monkeypatch: pytest.MonkeyPatch) -> None
     for says, found in ((True, (300.0, 500.0)), (False, (0.0, 0.0))):
         monkeypatch.setattr(ctypes, "WinDLL", lambda name, says=says: Kernel(says), raising=False)
         assert resident() == found
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick("cuda:1") == torch.device("cuda", 1)
+    for wrong in ("cuda:2", "cuda:x", "cuda:-1"):
+        with pytest.raises(WrongUse, match=f"(?s)device '{wrong}' is not available.*there is: cuda:0"):
+            pick(wrong)

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import diptych
 from conftest import made_up
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.adversarial.augment.warp import Scatter, spread
 from diptych.errors import WrongUse
@@ -21,7 +24,6 @@ from diptych.system import provenance
 from diptych.system.device import WORKSPACE, deterministic
 from diptych.system.provenance import command, commit, tensors_sha256, versions, weights_sha256
 from diptych.training.claims import weights_read
-from diptych.training.loop import train
 from diptych.training.state import Settings
 
 GAN = catalog.recipe("r3gan")
@@ -34,7 +36,7 @@ GAN = catalog.recipe("r3gan")
             ["/opt/bin/diptych", "train", "edm", "my set", "--seed", "1"],
             "diptych train edm 'my set' --seed 1",
         ),
-        ([str(provenance.PACKAGE / "__main__.py"), "sample", "a"], "diptych sample a"),
+        ([str(Path(diptych.__file__).parent / "__main__.py"), "sample", "a"], "diptych sample a"),
         (["tune.py", "--token", "hf_abcdefghijklmnop"], "python tune.py --token ***"),
         (["-c"], ""),
         ([""], ""),
@@ -46,7 +48,7 @@ def test_the_command_as_it_was_typed(argv: list[str], told: str, monkeypatch: py
 
 
 def test_the_command_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(provenance.PACKAGE / "__main__.py"), "train", "edm"])
+    monkeypatch.setattr(sys, "argv", [str(Path(diptych.__file__).parent / "__main__.py"), "train", "edm"])
     monkeypatch.setattr("diptych.system.parallel.world", lambda: 8)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert command() == "torchrun --nproc-per-node 4 --nnodes 2 -m diptych train edm"
@@ -73,6 +75,16 @@ def test_commits_are_read_from_checkouts_alone(tmp_path: Path) -> None:
     (tree / "src" / "diptych").mkdir(parents=True)
     (tree / ".git").write_text(f"gitdir: {git / 'worktrees/tree'}\n")
     assert commit(tree / "src" / "diptych") == "b" * 40
+
+
+def test_what_is_hashed_is_the_whole_package() -> None:
+    """And its commit is known where it lies in a checkout, wherever in it the module is."""
+    assert (provenance.PACKAGE / "training/loop.py").is_file()
+    whole = Path(diptych.__file__).parent
+    assert whole == provenance.PACKAGE
+    assert commit() == commit(whole)
+    if (whole.parent.parent / ".git").exists():
+        assert re.fullmatch("[0-9a-f]{40}", commit())
 
 
 def test_the_hash_of_tensors_is_of_names_kinds_shapes_and_values() -> None:

@@ -14,12 +14,16 @@ if TYPE_CHECKING:  # names are imported when they are first used: `import diptyc
         choose,
         class_names,
         compare,
+        convert_pickle,
         duel,
         evaluate,
         export,
         guide,
+        invert,
         judge,
         load,
+        mix,
+        rerun,
         sweep_averages,
         sweep_option,
         train,
@@ -42,16 +46,20 @@ __all__ = [
     "choose",
     "class_names",
     "compare",
+    "convert_pickle",
     "duel",
     "edit",
     "evaluate",
     "export",
     "guide",
     "inspect",
+    "invert",
     "judge",
     "load",
+    "mix",
     "open_data",
     "recipes",
+    "rerun",
     "sweep_averages",
     "sweep_option",
     "train",
@@ -59,12 +67,9 @@ __all__ = [
 ]
 
 _HOME = {
-    **dict.fromkeys(
-        ("average", "choose", "class_names", "compare", "duel", "evaluate", "export"), "diptych.api"
-    ),
-    **dict.fromkeys(
-        ("guide", "judge", "load", "sweep_averages", "sweep_option", "train", "tune_steps"), "diptych.api"
-    ),
+    **dict.fromkeys(("average", "choose", "class_names", "compare", "convert_pickle"), "diptych.api"),
+    **dict.fromkeys(("duel", "evaluate", "export", "guide", "invert", "judge", "load", "mix"), "diptych.api"),
+    **dict.fromkeys(("rerun", "sweep_averages", "sweep_option", "train", "tune_steps"), "diptych.api"),
     **dict.fromkeys(("inspect", "open_data"), "diptych.data"),
     **dict.fromkeys(("Condition", "Model", "Noise"), "diptych.model"),
     **dict.fromkeys(("Estimate", "Report", "RulerCard"), "diptych.scores"),

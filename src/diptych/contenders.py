@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from diptych import catalog, pictures
 from diptych.choice import check_names
 from diptych.data.images import DataSet
-from diptych.errors import WrongUse
+from diptych.errors import WrongUse, dimensions
 from diptych.exam import Exam
 from diptych.measuring.evaluation import PANEL, evaluate
-from diptych.measuring.quick import check_number
+from diptych.measuring.quick import check_asked
 from diptych.measuring.subject import Subject, check_prompts, open_subject, recognise
 from diptych.metrics.speed import measure_speed
 from diptych.model import Model
@@ -58,10 +59,16 @@ def ready(source: str, name: str = "") -> Entry:
 
 
 def distinct(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, numbered where two have one name: each has a folder of its own."""
-    if len({entry.name for entry in entries}) == len(entries):
-        return list(entries)
-    return [replace(entry, name=f"{entry.name}-{i}") for i, entry in enumerate(entries, 1)]
+    """The entries, each with a folder of its own: a second one of a name is numbered, the first is not, so
+    that it stays where it was before there was another."""
+    taken, named = {entry.name for entry in entries}, list[Entry]()
+    for entry in entries:
+        name = entry.name
+        if any(name == other.name for other in named):
+            name = next(free for i in count(2) if (free := f"{entry.name}-{i}") not in taken)
+            taken.add(name)
+        named.append(replace(entry, name=name))
+    return named
 
 
 def check_ready(subject: Subject, data: DataSet) -> None:
@@ -69,9 +76,9 @@ def check_ready(subject: Subject, data: DataSet) -> None:
     model, images = subject.asked, data.held_out
     assert isinstance(model, Model)
     if model.image_shape != images.shape:
-        (c, h, w), (_, height, width) = model.image_shape, images.shape
+        c, h, w = model.image_shape
         raise WrongUse(
-            f"{subject.name} makes {w}x{h} images of {c} channels, not {width}x{height} of {images.shape[0]}",
+            f"{subject.name} makes images of {dimensions(model.image_shape)}, not {dimensions(images.shape)}",
             f"--size {h} --channels {c}" if h == w else "another model, or other data",
         )
     told = 0 if images.attributes is None else images.attributes.shape[1]
@@ -116,7 +123,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         check_names(measured_of_points(), self.best, self.at_most, self.at_least)
-        check_number(0 if self.exam == "auto" else self.exam)
+        check_asked(self.exam)
         if self.n < 1:
             raise WrongUse(f"n is {self.n}", "n is how many images each score looks at, 1 or more")
 

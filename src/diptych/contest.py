@@ -28,8 +28,9 @@ from diptych.system.files import expanded
 from diptych.system.machine import machine
 from diptych.system.provenance import versions
 from diptych.training.claims import before
-from diptych.training.loop import build, expected_ticks, plan, train
+from diptych.training.loop import build, plan, train
 from diptych.training.probe import Plan
+from diptych.training.ticks import Ticks
 
 log = logging.getLogger("diptych")
 Watching = Callable[[str], Any]  # a contender's name -> a Watch for its training
@@ -150,7 +151,7 @@ class Start(NamedTuple):
 def starts(data: DataSet, entries: Sequence[Entry], out: Path, rules: Rules) -> dict[str, Start]:
     """The exam of every contender's training: of one n, the largest that all of them can afford."""
     if rules.exam != "auto":
-        return {entry.name: Start(QuickExam(data, rules.exam) if rules.exam else None) for entry in entries}
+        return {entry.name: Start(QuickExam.asked(data, rules.exam)) for entry in entries}
     found = {}
     for entry in entries:
         if entry.spec is None:
@@ -163,11 +164,11 @@ def starts(data: DataSet, entries: Sequence[Entry], out: Path, rules: Rules) -> 
         )
         training = build(entry.spec, data, entry.arguments, rules.settings, expected.images)
         examine = QuickExam(data, level=0).settled(
-            training.whole(), expected.seconds, expected_ticks(training), recorded.get("exam", {})
+            training.whole(), expected.seconds, Ticks.of(training).in_all, recorded.get("exam", {})
         )
         found[entry.name] = examine, expected
     n = min((examine.n for examine, _ in found.values()), default=0)
     return {
-        name: Start(replace(examine, n=n, seconds=examine.seconds * n / examine.n, level=LEVEL), expected)
+        name: Start(replace(examine, size=n, seconds=examine.seconds * n / examine.n, level=LEVEL), expected)
         for name, (examine, expected) in found.items()
     }

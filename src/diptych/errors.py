@@ -1,5 +1,7 @@
 """What can go wrong for a person, as types. Each is a sentence, and a hint where there is one to give."""
 
+from collections.abc import Sequence
+
 
 class DiptychError(Exception):
     """A sentence that says what is wrong, and a hint that says what to do."""
@@ -43,6 +45,18 @@ class NotMeasurable(DiptychError):
 
 class NotComparable(DiptychError):
     """Two scores were made with different rulers; the message names what differs."""
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """The shape (C, H, W) of an image as a person says it; any other as it is.
+
+    >>> dimensions((3, 32, 48)), dimensions((1, 8, 8)), dimensions((2, 3))
+    ('48x32 with 3 channels', '8x8 with 1 channel', '(2, 3)')
+    """
+    if len(shape) != 3:
+        return f"({', '.join(map(str, shape))})"
+    channels, height, width = shape
+    return f"{width}x{height} with {channels} channel{'s' * (channels > 1)}"
 
 
 def did_you_mean(name: str, known: "list[str]") -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diptych.data.images import DataSet, Images
-from diptych.errors import NotMeasurable, WrongUse
+from diptych.errors import NotMeasurable, WrongUse, dimensions
 from diptych.features.extractor import Extractor, extractor
 from diptych.features.store import content, seen
 from diptych.model import Condition, Model
@@ -52,7 +52,7 @@ class Exam:
         shape = model.image_shape if model is not None else fakes.shape if fakes is not None else expected
         if tuple(shape) != expected:
             raise WrongUse(
-                f"the fakes are {_size(shape)} but the held-out images are {_size(expected)}",
+                f"the fakes are {dimensions(shape)} but the held-out images are {dimensions(expected)}",
                 "measure a model on the data that it was trained for, or bring both to one --size",
             )
         self.model, self.data, self.seed, self.batch, self.price = model, data, seed, batch, price
@@ -269,8 +269,3 @@ def _seen_of(data: DataSet, n: int | None, name: str, device: str, view: str | N
 def shuffle(n: int) -> npt.NDArray[np.int64]:
     """An order of n images that never changes."""
     return np.random.default_rng([n, 0xE1]).permutation(n)
-
-
-def _size(shape: Any) -> str:
-    channels, height, width = shape
-    return f"{width}x{height} with {channels} channel{'s' if channels > 1 else ''}"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-State = Literal["ok", "beyond chance", "alarm"]
-OK: State = "ok"
-BEYOND: State = "beyond chance"
-ALARM: State = "alarm"
-ORDER: Mapping[str, int] = {OK: 0, BEYOND: 1, ALARM: 2}
+from diptych.training.track import ALARM, BEYOND, OK, State
+
+__all__ = ["ALARM", "BEYOND", "OK", "State", "Verdict", "state_of"]
 
 
 @dataclass(frozen=True)

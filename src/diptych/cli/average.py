@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.common import OUTPUT, RULES, Json, say_on_stderr, show, table
+from diptych.cli.common import METRICS, OUTPUT, RULES, TRADE, Json, answer, say_on_stderr, show, table
 from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ def average(
     ruler: Annotated[
         str, Parameter(group=RULES, help="builtin, inception:FILE, dinov2:DIRECTORY, clip:DIRECTORY.")
     ] = "builtin",
-    metric: Annotated[
+    metrics: Annotated[
         list[str] | None,
-        Parameter(group=RULES, negative="", help="Only these; repeatable. Else quality and diversity."),
+        Parameter(
+            name=METRICS, group=RULES, negative="", help="Only these; repeatable. Else quality and diversity."
+        ),
     ] = None,
     seed: Annotated[int, Parameter(group=RULES, help="First sampling seed.")] = 0,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
@@ -83,7 +85,7 @@ def average(
         split=split,
         n=n,
         rulers=[ruler],
-        metrics=metric or ["fid", "precision_recall", "density_coverage"],
+        metrics=metrics or TRADE,
         seed=seed,
         device=device,
     )
@@ -107,9 +109,6 @@ def average(
 def finish(made: Averaged, out: Path, as_json: bool) -> None:
     """Writes one average and says what it is."""
     made.save(out)
-    if as_json:
-        show({"out": str(out), **made.describe()})
-        return
-    print(
-        f"{out}: {made.name} after {made.profile.images:,.0f} images, missed by {made.mixture.residual:.1%}"
-    )
+    moment, residual = made.profile.images, made.mixture.residual
+    said = f"{out}: {made.name} after {moment:,.0f} images, missed by {residual:.1%}"
+    answer(as_json, {"out": str(out), **made.describe()}, said)

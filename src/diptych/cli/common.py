@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -22,6 +23,9 @@ DATA = Group.create_ordered("Data")
 TRAINING = Group.create_ordered("Training")
 RULES = Group.create_ordered("Rules")
 OUTPUT = Group.create_ordered("Output")
+
+METRICS = ("--metric", "--metrics")  # one at a time, and as Python has it
+TRADE = ("fid", "precision_recall", "density_coverage")  # of a sweep: quality against diversity
 
 Json = Annotated[bool, Parameter(name="--json", negative="", group=OUTPUT, help="Print the result as JSON.")]
 AtMost = Annotated[
@@ -145,7 +149,7 @@ class Pace:
     fsdp: Annotated[
         bool,
         Parameter(
-            name="--shard",
+            name=("--shard", "--fsdp"),
             negative="",
             help="Under torchrun: weights and optimizers lie in shares on the processes.",
         ),
@@ -175,9 +179,27 @@ def say_on_stderr() -> None:
     logger.setLevel(logging.INFO)
 
 
+@contextmanager
+def together() -> Iterator[int]:
+    """Joins the processes that torchrun started, yields this one's rank; the first alone says all."""
+    from diptych.system.parallel import joined
+
+    with joined() as rank:
+        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+        yield rank
+
+
 def show(tree: Any) -> None:
     """JSON on stdout."""
     print(json.dumps(tree, indent=2))
+
+
+def answer(as_json: bool, tree: Any, text: object) -> None:
+    """A verb's result on stdout: as JSON where that is asked for, else as text."""
+    if as_json:
+        show(tree)
+    else:
+        print(text)
 
 
 def numbers(text: str) -> list[int]:
@@ -245,9 +267,20 @@ def with_options(model: Model, options: Mapping[str, str]) -> tuple[Model, dict[
 
 def values_of(model: Model, options: Mapping[str, str]) -> dict[str, Any]:
     """What `--steps 4` and the like say, as the model's options have it."""
-    hints = get_type_hints(type(model.options))
     names = {flag: flag.replace("-", "_") for flag in options}
+    hints = kinds(model, options.get("sampler", ""))
     return {names[f]: typed(text, hints.get(names[f], str), names[f]) for f, text in options.items()}
+
+
+def kinds(model: Model, sampler: str = "") -> dict[str, Any]:
+    """What each of the model's options is, those of its sampler among them: of this one, or its own."""
+    known = get_type_hints(type(model.options))
+    if "sampler_options" not in known:
+        return known
+    from diptych.diffusion import samplers
+
+    own = samplers.kinds(sampler or model.options.sampler)
+    return {name: kind | None for name, kind in own.items()} | known  # none: the sampler's own default
 
 
 def table(rows: list[list[str]], header: list[str]) -> None:

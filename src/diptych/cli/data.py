@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from diptych.cli import VERBS
-from diptych.cli.common import Json, show
+from diptych.cli.common import Json, answer
 
 app = App(name="data", help=VERBS["data"])
 
@@ -22,4 +22,4 @@ def inspect(
     from diptych.data import inspect as inspected
 
     found = inspected(source)
-    show(found.to_json()) if as_json else print(found)
+    answer(as_json, found.to_json(), found)

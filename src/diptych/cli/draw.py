@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from diptych.cli import VERBS
-from diptych.cli.common import Json, show
+from diptych.cli.common import Json, answer
 
 app = App(name="draw", help=VERBS["draw"])
 
@@ -42,7 +42,4 @@ def schedule(
     if not 0 <= index < len(images):
         raise WrongUse(f"--index {index} is out of range", f"{data} has {len(images):,} images")
     write_text(out, drawn_schedules(chosen, images.tensor(slice(index, index + 1))))
-    if as_json:
-        show({"out": str(out), "schedules": {name: list(s.ends()) for name, s in chosen.items()}})
-    else:
-        print(out)
+    answer(as_json, {"out": str(out), "schedules": {name: list(s.ends()) for name, s in chosen.items()}}, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -85,12 +86,11 @@ def duel(
     settings = Settings(**asdict(pace))
     limits = {"at_most": pairs(at_most), "at_least": pairs(at_least)}
     rules = Rules(settings=settings, n=n, exam=exam, best=best, **limits)
-    entries = distinct([entry(text) for text in contenders.split(",")])
+    entries = distinct([entry(text) for text in apart(contenders)])
     images = ingest.open(data)
     if dry_run:
         check_measurable(images, rules)
-        quick = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
-        how: dict[str, Any] = {"settings": settings, "examine": quick}
+        how: dict[str, Any] = {"settings": settings, "examine": QuickExam.asked(images, exam)}
         expected = {
             one.name: forecast(one.spec, images, out / one.name, arguments=one.arguments, **how)
             for one in entries
@@ -109,6 +109,38 @@ def duel(
     print(f"\nthe page: {(expanded(out) / 'index.html').resolve()}")
 
 
+def apart(text: str) -> list[str]:
+    """Contenders of a list with commas; a comma within an argument that may have one ends no contender."""
+    from diptych import catalog
+    from diptych.system.files import expanded
+
+    found: list[str] = []
+    for part in text.split(","):
+        name, _, place = part.strip().partition("=")
+        begins = name.partition(":")[0] in catalog.recipes() or expanded(place or name).is_dir()
+        if found and not begins and worded(found[-1]):
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
+
+
+def worded(contender: str) -> bool:
+    """Whether the last argument of a contender is text."""
+    from diptych import catalog
+
+    name, *settings = settings_of(contender)
+    spec = catalog.recipes().get(name)
+    key = settings[-1].partition("=")[0] if settings else ""
+    return spec is not None and spec.types.get(key) is str
+
+
+def settings_of(contender: str) -> list[str]:
+    """Its recipe's name and its arguments; a colon within a value ends none."""
+    name, colon, rest = contender.strip().partition(":")
+    return [name, *(re.split(r":(?=\w+=)", rest) if colon else ())]
+
+
 def entry(text: str) -> Entry:
     """From "edm:width=32", "runs/a" or "mine=runs/a" to an entry.
 
@@ -119,7 +151,7 @@ def entry(text: str) -> Entry:
     from diptych.system.files import expanded
 
     text = text.strip()
-    name, *settings = text.split(":")
+    name, *settings = settings_of(text)
     if name not in catalog.recipes():
         given_name, _, place = text.rpartition("=")
         for alias, source in (("", text), (given_name, place)):

@@ -79,7 +79,7 @@ def outpaint(
     """Continue an image beyond its edges. It may have any size; the canvas must hold one of the model's."""
     from diptych import edit
 
-    model, shared = draw.start(run, options, "fit", reads=[photo])
+    model, shared = draw.start(run, options, reads=[photo])
     sides: dict[str, Any] = {"left": left, "right": right, "top": top, "bottom": bottom}
     images = edit.outpaint(
         model, photo, **sides, overlap=overlap, method=method, resamplings=resamplings, jump=jump, **shared
@@ -100,7 +100,7 @@ def panorama(
     """New images larger than the model's own, from overlapping windows."""
     from diptych import edit
 
-    model, shared = draw.start(run, options, "fit")
+    model, shared = draw.start(run, options)
     images = edit.panorama(model, height, width, overlap=overlap, **shared)
     draw.finish("panorama", images, overlap=overlap, options=options)
 
@@ -137,7 +137,7 @@ def stroke(
     from diptych import edit
 
     model, shared = draw.start(run, options, reads=[painting, mask])
-    images = edit.vary(model, painting, strength=strength, mask=mask, **shared)
+    images = edit.stroke(model, painting, strength=strength, mask=mask, **shared)
     draw.finish("stroke", images, painting=painting, mask=mask, strength=strength, options=options)
 
 
@@ -175,6 +175,9 @@ def restore(
     noise: Annotated[
         float, Parameter(help="Deviation of noise in the photo, where white - black is 2.")
     ] = 0.0,
+    deviation: Annotated[
+        float, Parameter(help="Of pigdm: the deviation of images, whose pixels are from -1 to 1.")
+    ] = 0.5,
     scale: Annotated[float, Parameter(help="Of dps: the length of its steps.")] = 1.0,
     degrade: Annotated[
         bool, Parameter(negative="", help="The photo is a whole one: do it to it first, to try this out.")
@@ -186,9 +189,9 @@ def restore(
     from diptych import edit
 
     model, shared = draw.start(run, options, reads=[photo])
-    how: dict[str, Any] = {"method": method, "noise": noise, "scale": scale, "degrade": degrade}
-    images = edit.restore(model, photo, operator, **how, **shared)
-    draw.finish("restore", images, photo=photo, operator=operator, **how, options=options)
+    how: dict[str, Any] = {"method": method, "noise": noise, "deviation": deviation, "scale": scale}
+    images = edit.restore(model, photo, operator, degrade=degrade, **how, **shared)
+    draw.finish("restore", images, photo=photo, operator=operator, **how, degrade=degrade, options=options)
 
 
 @app.command
@@ -207,8 +210,8 @@ def regions(
     from diptych import edit
 
     parts = [part.strip() for part in labels.split(",")]
-    without, labelled = ("fit", "label", "attributes"), any(part != "any" for part in parts)
-    model, shared = draw.start(run, options, *without, reads=[map], labelled=labelled)
+    labelled = any(part != "any" for part in parts)
+    model, shared = draw.start(run, options, reads=[map], labelled=labelled)
     wanted = [None if part == "any" else class_number(part, run, model) for part in parts]
     images = edit.regions(model, map, wanted, feather=feather, **shared)
     draw.finish("regions", images, map=map, labels=labels, feather=feather, options=options)
@@ -221,7 +224,13 @@ def interpolate(
     other: Annotated[str, Parameter(help="Another image, or another seed.")],
     *,
     frames: Annotated[int, Parameter(help="From one to the other, both included.")] = 8,
-    inversion_steps: Annotated[int, Parameter(help="From an image up to noise, and down again.")] = 50,
+    steps: Annotated[
+        int,
+        Parameter(
+            name=("--steps", "--inversion-steps"),
+            help="From an image up to noise, and down again, by Heun's method; not the model's own option.",
+        ),
+    ] = 50,
     labels: Annotated[str | None, Parameter(help="Of the two, by number or name: 3,8; else any.")] = None,
     draw: Frames,
     **options: Annotated[
@@ -237,8 +246,7 @@ def interpolate(
     if pair is not None and len(pair) != 2:
         raise WrongUse(f"--labels {labels} must be two classes", "of the first image and of the second: 3,8")
     ends = [int(end) if end.isdecimal() else Path(end) for end in (one, other)]
-    without = ("seeds", "label", "attributes")
-    model, shared = draw.start(run, options, *without, reads=ends, labelled=pair is not None, frames=frames)
+    model, shared = draw.start(run, options, reads=ends, labelled=pair is not None, frames=frames)
     both = None if pair is None else (class_number(pair[0], run, model), class_number(pair[1], run, model))
-    images = edit.interpolate(model, *ends, frames=frames, steps=inversion_steps, labels=both, **shared)
+    images = edit.interpolate(model, *ends, frames=frames, steps=steps, labels=both, **shared)
     draw.finish("interpolate", images, one=one, other=other, labels=labels, options=options)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from diptych.cli.common import OUTPUT, Json, numbers, say_on_stderr, show, with_options
+from diptych.cli.common import OUTPUT, Json, answer, numbers, say_on_stderr, with_options
 from diptych.cli.labels import class_number, values
 from diptych.cli.sample import SHEETS, is_folder, leave, spare
 from diptych.errors import WrongUse
@@ -46,15 +46,16 @@ class Drawing:
         self,
         run: Path,
         options: dict[str, str],
-        *without: str,
+        *,
         reads: Sources = (),
         labelled: bool = False,
         frames: int = 0,
     ) -> tuple[Any, dict[str, Any]]:
         """The run's model with its options, and the arguments that functions of `diptych.edit` share.
 
-        without: flags that this edit does not have; reads: pictures that must not be written over; labelled:
-        whether the edit has labels of its own; frames: how many images there will be, where seeds do not say.
+        reads: pictures that must not be written over; labelled: whether the edit has labels of its own;
+        frames: how many images there will be, where seeds do not say. Raises WrongUse for a flag that this
+        edit does not have.
         """
         from diptych.diffusion.editing import check_guidance, diffusion_of
         from diptych.runs import load_model
@@ -62,7 +63,8 @@ class Drawing:
 
         say_on_stderr()
         keep_buffers()
-        for name in without:
+        unheard = self.unheard()
+        for name in unheard:
             if name in options:
                 raise WrongUse(f"--{name} means nothing to this edit", "leave it out")
         seeds = numbers(self.seeds or "0-3")
@@ -74,7 +76,16 @@ class Drawing:
             label = values(self.attributes, model.attribute_names)
         check_guidance(model, changes, labelled or label is not None)
         shared = {"label": label, "fit": self.fit, "batch": self.batch, "seeds": seeds}
-        return model, {name: value for name, value in shared.items() if name not in without}
+        return model, {name: value for name, value in shared.items() if name not in unheard}
+
+    @classmethod
+    def unheard(cls) -> list[str]:
+        """The flags that this edit does not have: its fields that are not parsed."""
+        hints = get_type_hints(cls, include_extras=True)
+        marks = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(cls)}
+        return [
+            name for name, of in marks.items() if any(getattr(mark, "parse", None) is False for mark in of)
+        ]
 
     def check_out(self, names: Sequence[int], reads: Sources) -> None:
         """Raises WrongUse for a suffix that means nothing, and for a picture that is read: before images are
@@ -88,23 +99,15 @@ class Drawing:
         spare(files, [source for source in reads if not isinstance(source, int)])
 
     def finish(self, edit: str, images: Tensor, **done: Any) -> None:
-        """Writes the images and says so. Frames of an interpolation stand in one row."""
-        from diptych import pictures
-
-        if edit != "interpolate":
-            leave(images, numbers(self.seeds or "0-3"), self.out)
-        elif is_folder(self.out) or self.out.suffix.lower() == ".npz":
-            leave(images, range(len(images)), self.out)
-        else:
-            pictures.save(pictures.sheet(images, columns=len(images)), self.out)
-        if not self.as_json:
-            print(self.out)
-            return
+        """Writes the images and says so."""
+        self.write(images)
         told = {k: str(v) if isinstance(v, Path) else v for k, v in done.items() if v is not None}
-        show(
-            {"edit": edit, "out": str(self.out), "images": len(images), "shape": list(images.shape[1:])}
-            | told
-        )
+        made = {"out": str(self.out), "images": len(images), "shape": list(images.shape[1:])}
+        answer(self.as_json, {"edit": edit} | made | told, self.out)
+
+    def write(self, images: Tensor) -> None:
+        """A sheet, an array, or a folder with a file a seed."""
+        leave(images, numbers(self.seeds or "0-3"), self.out)
 
 
 Unheard = Annotated[
@@ -138,3 +141,12 @@ class Frames(Drawing):
     seeds: Unheard = None
     label: Unheard = None
     attributes: Unheard = None
+
+    def write(self, images: Tensor) -> None:
+        """A sheet of one row, an array, or a folder with a file a frame."""
+        from diptych import pictures
+
+        if is_folder(self.out) or self.out.suffix.lower() == ".npz":
+            leave(images, range(len(images)), self.out)
+        else:
+            pictures.save(pictures.sheet(images, columns=len(images)), self.out)

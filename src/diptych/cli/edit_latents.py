@@ -13,9 +13,9 @@ from diptych.cli.common import (
     GanOptions,
     Ingest,
     Json,
+    answer,
     numbers,
     say_on_stderr,
-    show,
     with_options,
 )
 from diptych.cli.labels import Attributes, Label, asked
@@ -84,7 +84,7 @@ def mix(
     grid = mixing.mix(model, down, across, chosen, label=told, batch=batch)
     pictures.save(pictures.sheet(grid.flatten(0, 1), columns=len(across) + 1), out)
     done = {"edit": "mix", "out": str(out), "rows": down, "columns": across, "layers": layers or "all"}
-    show(done | {"options": options}) if as_json else print(out)
+    answer(as_json, done | {"options": options}, out)
 
 
 def direction(
@@ -177,7 +177,7 @@ def direction(
     strength = dict(zip(found.names, found.strength.tolist(), strict=True))
     done: dict[str, Any] = {"edit": "direction", "out": str(out), "directions": str(beside)}
     done |= {"layers": list(found.layers), "strength": strength, "options": options}
-    show(done) if as_json else print(out)
+    answer(as_json, done, out)
 
 
 def draw(images: Tensor, out: Path, fps: float) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from diptych.cli.common import Json, Options, say_on_stderr, show, table, with_options
+from diptych.cli.common import METRICS, Json, Options, say_on_stderr, show, table, together, with_options
 from diptych.errors import RunError, WrongUse, did_you_mean
 
 if TYPE_CHECKING:
@@ -54,9 +54,11 @@ def evaluate(
             help="builtin, inception:FILE, dinov2:DIRECTORY, clip:DIRECTORY, diptych-0; repeatable.",
         ),
     ] = None,
-    metric: Annotated[
+    metrics: Annotated[
         list[str] | None,
-        Parameter(group=RULER, negative="", help="Only these; repeatable. Else all but the dear ones."),
+        Parameter(
+            name=METRICS, group=RULER, negative="", help="Only these; repeatable. Else all but the dear ones."
+        ),
     ] = None,
     seed: Annotated[int, Parameter(group=RULER, help="First sampling seed.")] = 0,
     floor: Annotated[
@@ -77,22 +79,20 @@ def evaluate(
     from diptych.measuring.grading import grade
     from diptych.system.device import keep_buffers
     from diptych.system.files import write_json
-    from diptych.system.parallel import joined
 
     say_on_stderr()
     if out is not None and out.suffix != ".json":
         raise WrongUse(f"--out {out} is not a .json file")
     check_options(subjects, options)
     keep_buffers()
-    with joined() as rank:
-        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+    with together() as rank:
         grading = grade(
             subjects,
             against,
             n=n,
             seed=seed,
             rulers=ruler or ["builtin"],
-            metrics=metric,
+            metrics=metrics,
             split=split,
             size=size,
             fit=fit,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, Options, say_on_stderr, show, with_options
+from diptych.cli.common import Json, Options, answer, say_on_stderr, with_options
 from diptych.errors import WrongUse
 
 
@@ -32,6 +32,4 @@ def export(
         raise WrongUse(f"--out {out} is not an .onnx file", "--out model.onnx")
     model, _ = with_options(load_model(run, "cpu"), options)
     result = exported(model, out, class_names=class_names(run))
-    show({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}) if as_json else print(
-        result
-    )
+    answer(as_json, {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}, result)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, show
+from diptych.cli.common import Json, answer
 
 
 def guide(
@@ -34,7 +34,4 @@ def guide(
     model = autoguided(run, weak, images=images, guidance=guidance)
     away = {"run": str(run if weak is None else weak), "images": images, "guidance": guidance}
     save_derived(model, open_run(run), out, {"guided": away})
-    if as_json:
-        show({"out": str(out), "guidance": guidance})
-    else:
-        print(out)
+    answer(as_json, {"out": str(out), "guidance": guidance}, out)

@@ -9,12 +9,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from diptych.cli.common import OUTPUT, Json, say_on_stderr, show, with_options
+from diptych.cli.common import OUTPUT, Json, answer, say_on_stderr, with_options
 from diptych.cli.labels import asked
 from diptych.cli.sample import spare
 from diptych.errors import DiptychError, WrongUse
-
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def invert(
@@ -61,9 +59,10 @@ def invert(
     import torch
 
     from diptych import pictures
+    from diptych.api.latents import check_untruncated
     from diptych.data.picture import picture
     from diptych.latent import inversion
-    from diptych.latent.points import LIMITS, check_noise, generator_of, write_points
+    from diptych.latent.points import check_noise, generator_of, write_points
     from diptych.runs import load_model
     from diptych.system.device import keep_buffers
     from diptych.system.files import write_json
@@ -72,8 +71,7 @@ def invert(
     keep_buffers()
     if out.suffix in (".png", ".npz", ".json"):
         raise WrongUse(f"--out {out} is a file's name, but a folder is filled", "--out inverted")
-    if odd := set(LIMITS) & options.keys():
-        raise WrongUse(f"--{min(odd)} means nothing here: latents are sought without truncation")
+    check_untruncated(options)
     check_noise(options)
     files = pictures_in(images)
     check_place(out, files)
@@ -88,7 +86,7 @@ def invert(
     pictures.save(pictures.sheet(pairs, columns=2, least=64), out / "reconstruction.png")
     record = {"run": str(run), "space": found.space, "steps": steps, "images": found.facts()}
     write_json(out / "inversion.json", record)
-    show(record | {"out": str(out)}) if as_json else print(out)
+    answer(as_json, record | {"out": str(out)}, out)
 
 
 def check_place(out: Path, inputs: Sequence[Path]) -> None:
@@ -108,14 +106,9 @@ def check_place(out: Path, inputs: Sequence[Path]) -> None:
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:
     """These files, and in a folder's place those in it, by name. Raises WrongUse where there are none."""
-    files: list[Path] = []
-    for path in paths:
-        inside = (
-            sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-            if path.is_dir()
-            else []
-        )
-        files += inside if path.is_dir() else [path]
+    from diptych.api.latents import inside
+
+    files = [file for path in paths for file in inside(path)]
     if not files:
         raise WrongUse(
             f"there are no pictures in {', '.join(map(str, paths)) or 'nothing'}", "name files, or folders"

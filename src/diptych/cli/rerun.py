@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from diptych.cli.common import OUTPUT, Json, say_on_stderr, show
+from diptych.cli.common import OUTPUT, Json, say_on_stderr, show, together
 from diptych.cli.watch import watching
-from diptych.errors import WrongUse
 
 if TYPE_CHECKING:
     from diptych.training.agreement import Agreement
@@ -39,20 +36,14 @@ def rerun(
     Where the weights differ, both models are measured, and --loosely takes intervals that overlap for
     agreement. A duel's contenders are trained again, not measured again.
     """
-    from diptych.system.parallel import joined
+    from diptych.api.trainings import repetitions
     from diptych.training.rerun import rerun as repeated
-    from diptych.training.rerun import runs_in
 
     say_on_stderr()
-    place = out or run.with_name(f"{run.resolve().name}-again")
-    if place.resolve() == run.resolve():
-        raise WrongUse(f"--out {place} is the run itself", "choose another directory")
-    with joined() as rank:
-        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+    with together() as rank:
         found: list[Agreement] = []
-        for one in runs_in(run):
-            again = place if one.path == run else place / one.path.name
-            with watching() if rank == 0 else nullcontext(lambda name: lambda clock, logs: None) as watch:
+        for one, again in repetitions(run, out):
+            with watching(rank) as watch:
                 found.append(repeated(one, again, source=data, device=device, watch=watch(one.path.name)))
     if rank == 0:
         trees = [agreement.to_json() for agreement in found]

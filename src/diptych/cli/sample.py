@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from diptych.cli.common import Json, Options, numbers, say_on_stderr, show, with_options
+from diptych.cli.common import Json, Options, answer, numbers, say_on_stderr, together, with_options
 from diptych.cli.labels import Attributes, OrAny, asked, no_label
 from diptych.errors import WrongUse
 
@@ -33,45 +33,6 @@ class Walk:
     tiles: Annotated[
         str, Parameter(help="Rows x columns of walks beside each other, which share the seeds out.")
     ] = "1x1"
-
-    def shape(self, stops: int) -> tuple[int, int]:
-        """Rows and columns. Raises WrongUse where so many seeds cannot be shared out."""
-        rows, _, columns = self.tiles.partition("x")
-        if not (rows.isdecimal() and columns.isdecimal() and int(rows) * int(columns) > 0):
-            raise WrongUse(f"--tiles {self.tiles} is not rows x columns", "write 2x3")
-        walks = int(rows) * int(columns)
-        if stops % walks or stops // walks < 2:
-            raise WrongUse(
-                f"{stops} seeds cannot be shared out among {walks} walks of at least 2 each",
-                f"--seeds 0-{4 * walks - 1} gives each of them 4",
-            )
-        return int(rows), int(columns)
-
-    def film(
-        self, model: Model, stops: list[int] | Points, label: Tensor | None, batch: int, out: Path
-    ) -> int:
-        """Writes the film and says how many frames it has."""
-        import torch
-
-        from diptych import pictures
-        from diptych.latent import walking
-        from diptych.latent.points import Points
-
-        pictures.check_moving(out, self.fps)
-        rows, columns = self.shape(len(stops))
-        each = len(stops) // (rows * columns)
-        frames = self.frames or 30 * each
-        parts = [stops[i : i + each] for i in range(0, len(stops), each)]
-        walks = [
-            walking.tour(model, part, frames, batch=batch)
-            if isinstance(part, Points)
-            else walking.walk(model, part, frames, label=label, batch=batch)
-            for part in parts
-        ]
-        least = 128 if len(walks) == 1 else 64
-        sheets = [pictures.sheet(frame, columns, least=least) for frame in torch.stack(walks, 1)]
-        pictures.save_moving(sheets, out, self.fps)
-        return frames
 
 
 def sample(
@@ -122,10 +83,9 @@ def sample(
     processes share the images of seeds.
     """
     from diptych import pictures
-    from diptych.latent.points import LIMITS, check_noise
+    from diptych.latent.points import LIMITS, check_noise, read_points
     from diptych.runs import load_model
     from diptych.system.device import keep_buffers, mixed, pick
-    from diptych.system.parallel import joined
 
     say_on_stderr()
     keep_buffers()
@@ -134,47 +94,38 @@ def sample(
     moving = out.suffix.lower() in pictures.MOVING
     if not moving and walk != Walk():
         raise WrongUse(f"--out {out} is no film: --frames, --fps and --tiles mean nothing", "--out walk.gif")
+    of_seeds = not moving and latents is None
     for flag, given_too in (("--graph", graph), ("--exact", exact)):
-        if given_too and (moving or latents is not None):
+        if given_too and not of_seeds:
             raise WrongUse(f"{flag} is about the sampling of seeds, nothing else", "leave it out")
-    with joined() as rank:
+    with together() as rank:
         model, changes = with_options(load_model(run, device), options)
         free = no_label(model, label, changes)
-        if free and (moving or latents is not None or attributes is not None):
+        if free and (not of_seeds or attributes is not None):
             raise WrongUse("--label any is about images of seeds alone", "leave it out")
         told = None if free else asked(model, run, label, attributes)
         if compile:
             for network in model.networks():
                 network.compile()
-        done: dict[str, Any] = {"out": str(out), "shape": list(model.image_shape), "options": changes}
-        stops: list[int] | Points = numbers(seeds or ("0-3" if moving else "0-63"))
-        if latents is not None:
+        product: Film | OfPoints | OfSeeds
+        if of_seeds:
+            whole = compile or graph
+            product = OfSeeds(numbers(seeds or "0-63"), told, batch, exact, graph, whole=whole, free=free)
+        elif latents is None:
+            product = Film(numbers(seeds or "0-3"), told, batch, walk)
+        else:
             refuse({"--seeds": seeds, "--label or --attributes": told}, set(LIMITS) & changes.keys())
-            stops = given(model, latents)
-        if moving or latents is not None:
+            points = read_points(latents, model)
+            product = Film(points, None, batch, walk) if moving else OfPoints(points, batch)
+        if not of_seeds:
             check_noise(changes)
+        if rank and not of_seeds:  # which one process makes
+            return
         with mixed(pick(device), precision):
-            if isinstance(stops, list) and not moving:
-                images = drawn(
-                    model, stops, told, Way(batch, exact, graph, whole=compile or graph, free=free)
-                )
-            if rank:
-                return
-            if moving:
-                done["frames"] = walk.film(model, stops, told, batch, out)
-            elif not isinstance(stops, list):
-                images = rendered_points(model, stops, batch)
-        if not moving:
-            leave(images, stops if isinstance(stops, list) else range(len(images)), out)
-            done["images"] = len(images)
-    show(done) if as_json else print(out)
-
-
-def given(model: Model, latents: Path) -> Points:
-    """The points in a file."""
-    from diptych.latent.points import read_points
-
-    return read_points(latents, model)
+            made = product.make(model, out)
+    if rank == 0:
+        shape = list(model.image_shape)
+        answer(as_json, {"out": str(out), "shape": shape, "options": changes} | made, out)
 
 
 def refuse(flags: dict[str, Any], options: set[str]) -> None:
@@ -186,48 +137,111 @@ def refuse(flags: dict[str, Any], options: set[str]) -> None:
         )
 
 
-def rendered_points(model: Model, points: Points, batch: int) -> Tensor:
-    """uint8 (N, C, H, W) of points in latent space."""
-    from diptych.latent.points import rendered
-
-    return rendered(model, points, batch)
-
-
 SHARE = 16  # images that a process draws in one go where they are to be exact: whole blocks
 
 
 @dataclass(frozen=True)
-class Way:
-    """How images are drawn from seeds. whole: in whole batches, so that one size is compiled or captured.
+class OfSeeds:
+    """Images of seeds, shared out among the processes that torchrun started."""
 
-    free: told no label at all, where none would be labels in turn.
-    """
-
+    seeds: list[int]
+    label: Tensor | None
     batch: int = 64
     exact: bool = False
     graph: bool = False
-    whole: bool = False
-    free: bool = False
+    whole: bool = False  # in whole batches, so that one size is compiled or captured
+    free: bool = False  # told no label at all, where none would be labels in turn
+
+    def make(self, model: Model, out: Path) -> dict[str, int]:
+        """Draws them and, in the first process, writes them: how many there are."""
+        from diptych.system.parallel import rank
+
+        images = self.drawn(model)
+        if rank() == 0:
+            leave(images, self.seeds, out)
+        return {"images": len(images)}
+
+    def drawn(self, model: Model) -> Tensor:
+        """uint8 (N, C, H, W)."""
+        import torch
+
+        from diptych.graphs import Graphed
+        from diptych.model import Condition
+        from diptych.system.parallel import my_blocks, united
+
+        seeds, source = self.seeds, Graphed(model) if self.graph else model
+        if self.whole and not self.exact:
+            seeds = seeds + seeds[:1] * (-len(seeds) % min(self.batch, len(seeds)))
+        told = self.label
+        condition = None if told is None else Condition(label=told.expand(len(seeds), *told.shape))
+        condition = Condition() if self.free else condition
+        images = torch.zeros(len(seeds), *model.image_shape, dtype=torch.uint8)
+        for rows in my_blocks(len(seeds), SHARE if self.exact else max(1, self.batch)):
+            asked_for = None if condition is None else condition[rows]
+            images[rows] = source.sample(seeds[rows], asked_for, self.batch, self.exact)
+        return united(images)[: len(self.seeds)]
 
 
-def drawn(model: Model, stops: list[int], label: Tensor | None, way: Way) -> Tensor:
-    """uint8 (N, C, H, W), shared out among the processes that torchrun started."""
-    import torch
+@dataclass(frozen=True)
+class OfPoints:
+    """Images of points in latent space."""
 
-    from diptych.graphs import Graphed
-    from diptych.model import Condition
-    from diptych.system.parallel import my_blocks, united
+    points: Points
+    batch: int
 
-    seeds, source = stops, Graphed(model) if way.graph else model
-    if way.whole and not way.exact:
-        seeds = stops + stops[:1] * (-len(stops) % min(way.batch, len(stops)))
-    condition = None if label is None else Condition(label=label.expand(len(seeds), *label.shape))
-    condition = Condition() if way.free else condition
-    images = torch.zeros(len(seeds), *model.image_shape, dtype=torch.uint8)
-    for rows in my_blocks(len(seeds), SHARE if way.exact else max(1, way.batch)):
-        asked_for = None if condition is None else condition[rows]
-        images[rows] = source.sample(seeds[rows], asked_for, way.batch, way.exact)
-    return united(images)[: len(stops)]
+    def make(self, model: Model, out: Path) -> dict[str, int]:
+        """Renders and writes them: how many there are."""
+        from diptych.latent.points import rendered
+
+        leave(rendered(model, self.points, self.batch), range(len(self.points)), out)
+        return {"images": len(self.points)}
+
+
+@dataclass(frozen=True)
+class Film:
+    """A walk from seed to seed, or from point to point, and back to the first; several beside each other."""
+
+    stops: list[int] | Points
+    label: Tensor | None
+    batch: int
+    walk: Walk
+
+    def make(self, model: Model, out: Path) -> dict[str, int]:
+        """Renders and writes it: how many frames it has."""
+        import torch
+
+        from diptych import pictures
+        from diptych.latent import walking
+        from diptych.latent.points import Points
+
+        pictures.check_moving(out, self.walk.fps)
+        rows, columns = self.tiles()
+        each = len(self.stops) // (rows * columns)
+        frames = self.walk.frames or 30 * each
+        parts = [self.stops[i : i + each] for i in range(0, len(self.stops), each)]
+        walks = [
+            walking.tour(model, part, frames, batch=self.batch)
+            if isinstance(part, Points)
+            else walking.walk(model, part, frames, label=self.label, batch=self.batch)
+            for part in parts
+        ]
+        least = 128 if len(walks) == 1 else 64
+        sheets = [pictures.sheet(frame, columns, least=least) for frame in torch.stack(walks, 1)]
+        pictures.save_moving(sheets, out, self.walk.fps)
+        return {"frames": frames}
+
+    def tiles(self) -> tuple[int, int]:
+        """Rows and columns. Raises WrongUse where so many seeds cannot be shared out."""
+        rows, _, columns = self.walk.tiles.partition("x")
+        if not (rows.isdecimal() and columns.isdecimal() and int(rows) * int(columns) > 0):
+            raise WrongUse(f"--tiles {self.walk.tiles} is not rows x columns", "write 2x3")
+        stops, walks = len(self.stops), int(rows) * int(columns)
+        if stops % walks or stops // walks < 2:
+            raise WrongUse(
+                f"{stops} seeds cannot be shared out among {walks} walks of at least 2 each",
+                f"--seeds 0-{4 * walks - 1} gives each of them 4",
+            )
+        return int(rows), int(columns)
 
 
 SHEETS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

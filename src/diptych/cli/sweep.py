@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Annotated, Literal, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin
 
 from cyclopts import Parameter
 
-from diptych.cli.common import Json, Options, say_on_stderr, show, table, values_of
+from diptych.cli.common import (
+    METRICS,
+    TRADE,
+    Json,
+    Options,
+    kinds,
+    say_on_stderr,
+    show,
+    table,
+    together,
+    values_of,
+)
 from diptych.errors import WrongUse
 
 
@@ -24,8 +34,9 @@ def sweep(
     ruler: Annotated[str, Parameter(help="builtin, inception:FILE, dinov2:DIRECTORY, clip:DIRECTORY.")] = (
         "builtin"
     ),
-    metric: Annotated[
-        list[str] | None, Parameter(negative="", help="Only these; repeatable. Else quality and diversity.")
+    metrics: Annotated[
+        list[str] | None,
+        Parameter(name=METRICS, negative="", help="Only these; repeatable. Else quality and diversity."),
     ] = None,
     seed: Annotated[int, Parameter(help="First sampling seed.")] = 0,
     device: Annotated[str, Parameter(help="auto, cpu, cuda or mps.")] = "auto",
@@ -43,11 +54,11 @@ def sweep(
     from diptych.measuring.sweep import steps_between
     from diptych.measuring.sweep import sweep as swept
     from diptych.system.device import keep_buffers
-    from diptych.system.parallel import joined
 
     say_on_stderr()
     keep_buffers()
-    texts = {"compose", "sigmas", "prompt"}  # options that are lists or sentences themselves
+    # options that are lists or sentences themselves
+    texts = {"compose", "sigmas", "prompt", "sampler-options", "sampler_options"}
     signs = {"schedule": ","}  # of a range: a schedule's own name may have a colon, flow:3
     ranges = {
         k: text for k, text in options.items() if k not in texts and set(text) & set(signs.get(k, ":,"))
@@ -55,24 +66,27 @@ def sweep(
     if len(ranges) != 1:
         raise WrongUse("a sweep is of one option, given as a range", "diptych sweep RUN --guidance 1:4:0.5")
     ((name, text),) = ranges.items()
-    with joined() as rank:
-        logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+    with together() as rank:
         subject = open_subject(run, device=device)
         if subject.model is None:
             raise WrongUse(f"{run} is no model: it has no options to sweep")
         option = name.replace("-", "_")
-        kind = get_type_hints(type(subject.model.options)).get(option)
-        words = kind in (str, str | None) or get_origin(kind) is Literal
+        kind = kinds(subject.model, options.get("sampler", "")).get(option)
+        if type(None) in get_args(kind):
+            kind = get_args(kind)[0]
+        values: list[float | str] = [part.strip() for part in text.split(",")]
+        if kind is not str and get_origin(kind) is not Literal:
+            values = [int(v) if kind is int and v.is_integer() else v for v in steps_between(text)]
         found = swept(
             subject,
             option,
-            [part.strip() for part in text.split(",")] if words else steps_between(text),
+            values,
             options=values_of(subject.model, {k: v for k, v in options.items() if k not in ranges}),
             against=against,
             split=split,
             n=n,
             rulers=[ruler],
-            metrics=metric or ["fid", "precision_recall", "density_coverage"],
+            metrics=metrics or TRADE,
             seed=seed,
             device=device,
         )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +13,7 @@ from cyclopts import App, Group, Parameter
 
 from diptych import catalog
 from diptych.cli import STARTED, VERBS
-from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stderr, show
+from diptych.cli.common import OUTPUT, TRAINING, Ingest, Json, Pace, say_on_stderr, show, together
 from diptych.cli.watch import EXAM, watching
 from diptych.recipe import RecipeSpec
 
@@ -76,24 +74,22 @@ def command(spec: RecipeSpec) -> Any:
     def run(data: str, *, out: Path, ingest: Ingest = Ingest(), pace: Pace = Pace(), **rest: Any) -> None:
         from diptych.cli.foretell import foretell
         from diptych.measuring.quick import QuickExam
-        from diptych.system.parallel import joined
         from diptych.training.forecast import forecast
         from diptych.training.loop import train
         from diptych.training.state import Settings
 
         say_on_stderr()
         exam, force, dry_run, as_json = (rest.pop(name, default) for name, (_, default) in own.items())
-        with joined() as rank:
-            logging.getLogger("diptych").setLevel(logging.ERROR if rank else logging.INFO)
+        with together() as rank:
             images, settings = ingest.open(data), Settings(**asdict(pace))
-            examine = None if exam == 0 else QuickExam(images, 0 if exam == "auto" else exam)
+            examine = QuickExam.asked(images, exam)
             if dry_run:
                 how: dict[str, Any] = {"settings": settings, "examine": examine, "started": STARTED}
                 expected = forecast(spec, images, out, arguments=rest, **how)
                 if rank == 0:
                     foretell({spec.name: expected}, as_json)
                 return
-            with watching() if rank == 0 else nullcontext(lambda name: lambda clock, logs: None) as watch:
+            with watching(rank) as watch:
                 finished = train(
                     spec,
                     images,

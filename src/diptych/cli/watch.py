@@ -15,8 +15,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from diptych.method import Clock
+    from diptych.training.track import Watch
 
-Watch = Callable[["Clock", Mapping[str, float]], None]
 EXAM = "Samples scored at ticks; 0: none; auto: as many, and as often, as 5 % of the time allow."
 SHOWN = ("fid", "coverage")  # of the exam: how good, and whether all of the data is there
 SHORT = {"logit_gap": "gap", "real_sign": "sign", "gradient_penalty": "gp"}
@@ -25,8 +25,11 @@ BETWEEN = "  ·  "
 
 
 @contextmanager
-def watching() -> Iterator[Callable[[str], Watch]]:
-    """Yields a maker of watchers, one a contender."""
+def watching(rank: int = 0) -> Iterator[Callable[[str], Watch]]:
+    """Yields a maker of watchers, one a contender; of several processes the first alone tells anything."""
+    if rank:
+        yield lambda name: lambda clock, logs: None
+        return
     console = Console(stderr=True)
     columns = (
         TextColumn("[bold]{task.description}"),

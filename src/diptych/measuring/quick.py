@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, Self
 
 from torch import Tensor
 
@@ -29,28 +29,27 @@ log = logging.getLogger("diptych")
 
 QUICK = ("fid", "kid", "density_coverage")
 TERMS = ("n", "every", "seconds", "sheet", "train", "calibration")
+Asked = int | Literal["auto"]  # samples scored at ticks; 0: none; "auto": as many as can be afforded
 SHEET = 64  # samples that a tick draws for people
 SMALLEST, LARGEST = 64, 2048
 SHARE = 0.05  # of the expected time of training that all exams and sheets together may take
 MARGIN = 0.6  # of that is given out: other exams may take longer than the one that was timed
+NUMBERS = "--exam auto, --exam 0 for none, or --exam 500"
 SET_UP = 0.4  # of it may be spent once, to learn what is usual for alarms
 
 
-def check_number(n: int) -> None:
+def check_asked(exam: Asked) -> None:
     """Raises WrongUse where so many samples cannot be scored."""
-    if n < 0:
-        raise WrongUse(f"an exam cannot look at {n} samples", "--exam auto, --exam 0 for none, or --exam 500")
+    if exam != "auto" and exam < 0:
+        raise WrongUse(f"an exam cannot look at {exam} samples", NUMBERS)
 
 
 @dataclass(frozen=True)
 class QuickExam:
-    """The same n held-out images at every exam; their features are computed once.
-
-    With n = 0 it is decided before training how many: see `affordable`.
-    """
+    """The same held-out images at every exam; their features are computed once."""
 
     data: DataSet
-    n: int = 0
+    size: int | None = None  # how many, 1 or more; None: that is decided before training, see `affordable`
     every: int = 1  # ticks from exam to exam, and from sheet to sheet; the last tick always has both
     seconds: float = 0.0  # that one exam is expected to take; 0: not known
     sheet: float = 0.0  # the same for the 64 samples that a tick draws for people
@@ -65,7 +64,22 @@ class QuickExam:
     _last: dict[str, Exam] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_number(self.n)
+        if self.size is not None and self.size < 1:
+            raise WrongUse(f"an exam cannot look at {self.size} samples", NUMBERS)
+
+    @classmethod
+    def asked(cls, data: DataSet, exam: Asked) -> Self | None:
+        """The exam that `--exam` and `exam=` ask for: None for 0. Raises WrongUse for a number below."""
+        check_asked(exam)
+        if exam == 0:
+            return None
+        return cls(data, None if exam == "auto" else exam)
+
+    @property
+    def n(self) -> int:
+        """How many images it looks at, once that is decided."""
+        assert self.size is not None, "an exam is settled before anything is examined"
+        return self.size
 
     def __call__(self, model: Model) -> dict[str, float]:
         """Score by name, and what alarms look at; what cannot be measured is left out."""
@@ -118,13 +132,14 @@ class QuickExam:
         seconds, ticks: of the whole training. Raises WrongUse where the model cannot be examined.
         """
         known = recorded.get("n")
-        if self.n:
-            exam = replace(self, n=self._of(model).n)
+        if self.size is not None:
+            exam = replace(self, size=self._of(model).n)
             if known != exam.n or "calibration" not in recorded:
                 return exam.calibrated(model, SET_UP * SHARE * seconds if self.seconds else math.inf)
             return replace(exam, **{key: recorded[key] for key in ("train", "calibration")})
         if known:
-            return replace(self, **{key: recorded[key] for key in TERMS if key in recorded})
+            terms = {key: recorded[key] for key in TERMS if key in recorded and key != "n"}
+            return replace(self, size=known, **terms)
         return self.affordable(model, seconds, ticks).calibrated(model, SET_UP * SHARE * seconds)
 
     def calibrated(self, model: Model, seconds: float) -> QuickExam:
@@ -142,7 +157,7 @@ class QuickExam:
         model.sample(range(8))
         least = alike(time.perf_counter() - start) * SHEET / 16  # of a sheet: in large batches it is cheaper
         if least > SHARE * seconds:
-            hopeless = replace(self, n=self._sizes()[0], seconds=2 * least, sheet=2 * least)
+            hopeless = replace(self, size=self._sizes()[0], seconds=2 * least, sheet=2 * least)
             return hopeless._at_the_end(seconds, ticks)
         allowed = MARGIN * SHARE * seconds / ticks
         trials = self._timed(model)
@@ -171,7 +186,7 @@ class QuickExam:
         measured(first, self.metrics)
         sheet = 0.0
         for n in sizes:
-            exam = replace(self, n=n)._of(model)
+            exam = replace(self, size=n)._of(model)
             exam.features("real")  # computed once, whatever the number of exams
             start = time.perf_counter()
             drawn = len(exam.fake)
@@ -179,7 +194,7 @@ class QuickExam:
             measured(exam, self.metrics)
             if self.level and len(self.data.train) >= 2 * n:
                 rehearsed(exam, min(len(self.data.train), usual_training(n)))
-            yield replace(self, n=n, seconds=alike(time.perf_counter() - start), sheet=sheet)
+            yield replace(self, size=n, seconds=alike(time.perf_counter() - start), sheet=sheet)
 
     def _sizes(self) -> list[int]:
         known = len(self.data.held_out)

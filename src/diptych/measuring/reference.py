@@ -15,7 +15,7 @@ from diptych.data.decode import Channels, Fit
 from diptych.data.images import DataCard, DataSet, Images
 from diptych.data.ingest import open_data, open_whole
 from diptych.data.prepare import MixedSizes
-from diptych.errors import DataError, RunError, WrongUse
+from diptych.errors import DataError, RunError, WrongUse, dimensions
 from diptych.measuring.subject import Shape, Source, Subject, check_prompts, open_subject, recognise, square
 
 log = logging.getLogger("diptych")
@@ -160,14 +160,11 @@ def _one_shape(like: Sequence[Subject]) -> Shape | None:
     for model in models[1:]:
         if model.shape != models[0].shape:
             raise WrongUse(
-                f"{models[0].name} draws {_size(models[0].shape)}, but {model.name} {_size(model.shape)}",
+                f"{models[0].name} draws {dimensions(models[0].shape)}, "
+                f"but {model.name} {dimensions(model.shape)}",
                 "models of one shape can be compared; measure these one by one",
             )
     return models[0].shape if models else None
-
-
-def _size(shape: Shape) -> str:
-    return f"{shape[2]}x{shape[1]} with {shape[0]} channel{'s' * (shape[0] > 1)}"
 
 
 def _recorded(runs: Sequence[Subject]) -> str:
@@ -214,14 +211,14 @@ def _opened_like(source: str | Path, shape: Shape | None, whole: bool, arguments
         data = open_it(source, **arguments)
         if shape is None or data.held_out.shape == shape:
             return data
-        found = _size(data.held_out.shape)
+        found = dimensions(data.held_out.shape)
     except MixedSizes:
         if shape is None:
             raise
         found = "images of several sizes"
     arguments |= {"size": square(shape, str(source)), "channels": shape[0]}
     data = open_it(source, **arguments)
-    log.warning("%s: %s were brought to %s: %s", source, found, _size(shape), data.card.fit)
+    log.warning("%s: %s were brought to %s: %s", source, found, dimensions(shape), data.card.fit)
     return data
 
 

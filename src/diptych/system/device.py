@@ -25,8 +25,13 @@ def pick(name: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, available in there.items() if available))
-    if not there.get(name.partition(":")[0], False):
+    kind, _, index = name.partition(":")
+    if not there.get(kind, False):
         have = ", ".join(kind for kind, available in there.items() if available)
+        raise WrongUse(f"device {name!r} is not available here", f"there is: {have}")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if index not in ("", "0", *map(str, range(count))):
+        have = ", ".join(f"{kind}:{i}" for i in range(count))
         raise WrongUse(f"device {name!r} is not available here", f"there is: {have}")
     return torch.device(name)
 
@@ -145,6 +150,28 @@ def resident() -> tuple[float, float]:
     unit = 2**20 if sys.platform == "darwin" else 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     return peak, peak
+
+
+def installed() -> float:
+    """MiB of memory that the machine has; 0 where the system does not say."""
+    if sys.platform == "win32":
+        found = _Memory(ctypes.sizeof(_Memory))
+        kernel = ctypes.WinDLL("kernel32")
+        return found.physical / 2**20 if kernel.GlobalMemoryStatusEx(ctypes.byref(found)) else 0.0
+    with suppress(ValueError, OSError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    return 0.0
+
+
+class _Memory(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("physical", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 6),
+    )
 
 
 class _Counters(ctypes.Structure):

@@ -19,7 +19,7 @@ def machine(device: torch.device | str = "auto") -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": round(devices.installed() / 1024, 1),
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else where.type,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -24,7 +24,7 @@ from diptych.system.files import expanded
 from diptych.system.machine import machine
 from diptych.system.privacy import command_line
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(diptych.__file__).parent
 LIBRARIES = ("numpy", "pillow", "safetensors", "scikit-learn")  # of what numbers depend on beside torch
 CHUNK = 1 << 24  # bytes that are hashed at once
 

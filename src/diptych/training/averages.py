@@ -98,14 +98,6 @@ def forget_after(directory: Path, images: int) -> None:
             late.path.unlink()
 
 
-def due(before: int, images: int, total: int, moments: int) -> bool:
-    """Whether the step from `before` to `images` came to the end of one of so many equal parts of `total`."""
-    if not moments:
-        return False
-    part = -(-total // moments)
-    return images >= total > before or images // part > before // part
-
-
 def half(tensor: Tensor) -> Tensor:
     """float16 as in the paper's snapshots, unless it is another kind of number or too large for that."""
     if tensor.dtype != torch.float32 or not bool((tensor.abs() <= LARGEST).all()):

@@ -38,6 +38,7 @@ from diptych.training import loop
 from diptych.training.claims import describe
 from diptych.training.probe import at_progress, peak_memory
 from diptych.training.state import Settings, Training
+from diptych.training.ticks import Ticks
 from diptych.training.track import Examine
 
 Clock = Callable[[], float]
@@ -172,12 +173,13 @@ def rehearse(
     """Steps and ticks by turns, each tick with an exam and a sheet."""
     run, seen = Run(folder), Rehearsed()
     rehearsed = loop.Loop(run, training, 0.0, flop, examine, lambda clock, logs: None)
+    rehearsed.looks = Ticks(training.total, training.batch, training.batch)  # after any step
     with closing(rehearsed.tracker):
         for _ in range(TICKS):
             training.step()  # what a tick has pushed out of the caches comes back
             some_steps(training, seen, clock)
             begun, wall = clock(), time.perf_counter()
-            rehearsed.tick(-1)
+            rehearsed.tick()
             seconds, wall = clock() - begun, time.perf_counter() - wall
             line = rehearsed.lines[-1]
             parts = {name: line.get(name, 0.0) * seconds / wall for name in ("exam_seconds", "sheet_seconds")}
@@ -240,8 +242,8 @@ def summed(
     """The parts of a rehearsal, each as often as the whole training does it."""
     settings, batch = training.settings, training.batch
     whole = -(-training.total // batch) * batch  # the last batch is a whole one
-    ticks = times(training, 1)
-    looks = ticks if examine is None else times(training, examine.every)
+    ticks = Ticks.of(training).in_all
+    looks = ticks if examine is None else Ticks.of(training, examine.every).in_all
     steps, rates = whole / batch, speeds(seen.spells)
     timed, taken = map(sum, zip(*seen.spells, strict=True))
     rate = batch * timed / taken
@@ -258,12 +260,13 @@ def summed(
         "checkpoints": (ticks + more) * saving,
     }
     state, model = seen.sizes["checkpoint"], seen.sizes["model"]
+    stored = Ticks.parts(training, settings.averages).in_all if settings.averages else 0
     kept = min(settings.keep, ticks + more)
     disk_of = {
         "checkpoints": kept * state,
         "models": model * (1 if examine is None else 2),
         "snapshots": model * sum(2**i <= ticks for i in range(settings.snapshots)),
-        "averages": model * min(settings.averages, whole // batch),  # two of half precision
+        "averages": model * stored,  # two of half precision
         "sheets": looks * sheet,
         "logs": ticks * seen.sizes["line"],
     }
@@ -287,15 +290,6 @@ def summed(
         disk_peak_mib=most + state,
         disk_of=disk_of,
     )
-
-
-def times(training: Training, every: int) -> int:
-    """How many ticks there are in all, of every k-th; the end is one."""
-    steps = -(-training.total // training.batch)
-    images = every * -(-training.total // training.settings.ticks)
-    whole = steps * training.batch
-    at_the_end = whole // images > (whole - training.batch) // images
-    return min(steps, whole // images) + (0 if at_the_end else 1)
 
 
 def mean(ticks: Sequence[Mapping[str, float]], name: str) -> float:

@@ -37,6 +37,7 @@ from diptych.training.probe import Plan, probe
 from diptych.training.reactions import Reactions, check
 from diptych.training.resumption import take_up
 from diptych.training.state import Settings, Training
+from diptych.training.ticks import Ticks
 from diptych.training.track import ALARM, OK, Examine, Tracker, Watch, examining
 from diptych.training.transfer import transfer
 
@@ -117,7 +118,7 @@ def unclaimed(run: Run) -> None:
 
 def settle(run: Run, training: Training, examine: Examine, recorded: Mapping[str, Any]) -> Examine:
     """Decides how the exam is to be done, once: recipe.json remembers it."""
-    ticks, seconds = expected_ticks(training), recorded["probe"]["seconds"]
+    ticks, seconds = Ticks.of(training).in_all, recorded["probe"]["seconds"]
     model = training.whole()
     settled = examine.settled(model, seconds, ticks, recorded.get("exam", {}))
     if parallel.several():  # what was timed differs from process to process
@@ -126,11 +127,6 @@ def settle(run: Run, training: Training, examine: Examine, recorded: Mapping[str
     if recorded.get("exam") != settled.terms() and parallel.rank() == 0:
         write_json(run.path / "recipe.json", {**recorded, "exam": settled.terms()})
     return settled
-
-
-def expected_ticks(training: Training) -> int:
-    """How many there will be: fewer than asked for where a batch is longer."""
-    return min(training.settings.ticks, -(-training.total // training.batch))
 
 
 def plan(
@@ -168,7 +164,8 @@ class Loop:
     ) -> None:
         self.run, self.training, self.seconds, self.flop = run, training, seconds, flop
         self.examine, self.watch, self.tracker = examine, watch, Tracker(run.path)
-        self.tick_images = -(-training.total // training.settings.ticks)
+        self.ticks = Ticks.of(training)
+        self.looks = self.ticks if examine is None else Ticks.of(training, examine.every)
         self.writes = parallel.rank() == 0
         self.lines = list(read_lines(run.path / "log.jsonl"))
         exams = [line["exam"] for line in self.lines if line.get("exam")]
@@ -185,10 +182,9 @@ class Loop:
         saved = refreshed = time.monotonic()
         started = time.perf_counter()
         while not training.finished:
-            before = training.images
             training.step()
-            self.store(before)
-            now, due = time.monotonic(), self.due(before, 1)
+            self.store()
+            now, due = time.monotonic(), self.ticks.due(training.images)
             stop, look, late = parallel.everywhere(
                 [interrupted.is_set(), now - refreshed > 0.5, now - saved > SAVE_EVERY]
             )
@@ -199,21 +195,16 @@ class Loop:
                 refreshed = now
             if due or stop or late:
                 self.seconds += time.perf_counter() - started
-                self.tick(before) if due else self.save()
+                self.tick() if due else self.save()
                 saved, started = time.monotonic(), time.perf_counter()
             if stop and not training.finished:
                 raise KeyboardInterrupt
 
-    def due(self, before: int, every: int) -> bool:
-        """Whether the step that began at `before` images came to a tick, of every k-th, or to the end."""
-        images = every * self.tick_images
-        return self.training.finished or self.training.images // images > before // images
-
-    def store(self, before: int) -> None:
+    def store(self) -> None:
         """Writes the averages that others are made of afterwards, where the step came to a moment for it."""
         training = self.training
         followed, moments = training.averages, training.settings.averages
-        if followed and averages.due(before, training.images, training.total, moments):
+        if followed and Ticks.parts(training, moments).due(training.images):
             with suppress(Diverged):  # the next look at it says so
                 training.check_finite()
                 place = self.run.path / averages.FOLDER
@@ -226,8 +217,8 @@ class Loop:
         if self.writes:
             self.watch(self.training.clock, {**told, **losses})
 
-    def tick(self, before: int) -> None:
-        """A look at the averaged model, a log line, a checkpoint. The last step began at `before` images."""
+    def tick(self) -> None:
+        """A look at the averaged model, a log line, a checkpoint."""
         training = self.training
         line: dict[str, Any] = {
             "images": training.images,
@@ -245,7 +236,7 @@ class Loop:
             if self.writes:
                 append_line(self.run.path / "log.jsonl", json.dumps(cleaned(line)))
         else:
-            self.look(line, before)
+            self.look(line)
         if line["exam"]:
             self.tell(line["losses"])
         training.logs.clear()
@@ -256,12 +247,12 @@ class Loop:
             self.run.checkpoints.mark_best(training.images)
         self.reactions.stop(line)
 
-    def look(self, line: dict[str, Any], before: int) -> None:
+    def look(self, line: dict[str, Any]) -> None:
         """The exam, what alarms say of it, and what is written of both."""
         training, begun = self.training, time.perf_counter()
         training.settle()
         model = training.whole()
-        looks = self.examine is None or self.due(before, self.examine.every)
+        looks = self.looks.due(training.images)
         if self.examine is not None and looks:
             with examining(training.images):
                 self.exam = line["exam"] = dict(self.examine(model))
@@ -286,7 +277,8 @@ class Loop:
         save_model(model, run.path)
         if best_of([*self.lines, line]) is line:
             save_best(model, run, line)
-        if training.images // self.tick_images in [2**i for i in range(training.settings.snapshots)]:
+        nth = self.ticks.passed(training.images)
+        if nth.bit_count() == 1 and nth.bit_length() <= training.settings.snapshots:  # 1, 2, 4, 8 ...
             save_weights(model, run.snapshot(training.images))
         line["weights_sha256"] = tensors_sha256(model.state_dict())
         line["tick_seconds"] = since(begun)

@@ -17,6 +17,7 @@ from diptych.runs import Run, best_of
 from diptych.system import parallel
 from diptych.training import averages
 from diptych.training.state import Training
+from diptych.training.ticks import Ticks
 from diptych.training.track import ALARM, Examine
 
 log = logging.getLogger("diptych")
@@ -63,7 +64,7 @@ class Reactions:
             return
         elif self.examine is None:
             log.warning("there are no exams: --on-alarm %s acts on divergence alone", wanted)
-        elif self.only_at_the_end(self.examine.every):
+        elif Ticks.of(self.training, self.examine.every).in_all == 1:
             log.warning(
                 "exams come only at the end of this training: until then --on-alarm %s acts on divergence "
                 "alone%s; %s",
@@ -71,12 +72,6 @@ class Reactions:
                 ", and stops, as nothing is the best yet" if wanted in BACK else "",
                 "--exam 64 asks for one at every tick" if self.examine.every > 1 else "--ticks 10 has more",
             )
-
-    def only_at_the_end(self, every: int) -> bool:
-        """Whether the first of all exams at every k-th tick is the last one."""
-        training = self.training
-        tick = -(-training.total // training.settings.ticks)
-        return max(every * tick, training.batch) >= training.total
 
     def judge(self, line: Line, earlier: Sequence[Line]) -> None:
         """Adds to a log line what alarms say of it, and what is done about it."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -18,8 +18,10 @@ from diptych.model import Model
 # told a few times a second where training stands: losses by name, the last exam's scores as "exam/fid"
 Watch = Callable[[Clock, Mapping[str, float]], None]
 
-
-OK, ALARM = "ok", "alarm"  # states of an alarm; the one between them is "beyond chance"
+State = Literal["ok", "beyond chance", "alarm"]  # of an alarm
+OK: State = "ok"
+BEYOND: State = "beyond chance"
+ALARM: State = "alarm"
 
 
 class Examine(Protocol):

@@ -10,26 +10,34 @@ brings files to the model's size and channels; without it another size is an err
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diptych.data.picture import Fit, Source, areas, picture, read, selection
+from diptych.arguments import spelled
+from diptych.data.picture import Fit, Source, areas, picture, selection
 from diptych.diffusion import editing
 from diptych.diffusion.editing.operators import Operator
-from diptych.diffusion.model import DiffusionModel
+from diptych.edit.drawing import Label, Run, Seeds, degraded, drawn, of_any_size, opened
 from diptych.errors import WrongUse
-from diptych.model import Condition, Model, Noise, from_uint8, to_uint8
-from diptych.runs import load_model
+from diptych.model import Noise, from_uint8, to_uint8
 
-Seeds = Iterable[int]
-Run = str | Path | Model
-Label = int | Sequence[float] | None  # a class, or continuous labels
+__all__ = [
+    "colour",
+    "inpaint",
+    "interpolate",
+    "outpaint",
+    "panorama",
+    "regions",
+    "restore",
+    "stroke",
+    "vary",
+]
 
 
+@spelled
 def inpaint(
     model: Run,
     image: Source,
@@ -56,6 +64,7 @@ def inpaint(
     return drawn(edit, seeds, label, batch, image=image, mask=keep)
 
 
+@spelled
 def outpaint(
     model: Run,
     image: Source,
@@ -95,6 +104,7 @@ def outpaint(
     return drawn(edit, seeds, label, batch, image=inside)
 
 
+@spelled
 def panorama(
     model: Run,
     height: int,
@@ -112,6 +122,7 @@ def panorama(
     return drawn(found, seeds, label, batch)
 
 
+@spelled
 def vary(
     model: Run,
     image: Source,
@@ -135,6 +146,29 @@ def vary(
     return drawn(edit, seeds, label, batch, image=picture(image, found.image_shape, fit), mask=keep)
 
 
+@spelled
+def stroke(
+    model: Run,
+    painting: Source,
+    *,
+    strength: float = 0.7,
+    mask: Source | None = None,
+    seeds: Seeds = range(4),
+    label: Label = None,
+    fit: Fit | None = None,
+    batch: int = 64,
+    device: str = "auto",
+    **options: Any,
+) -> Tensor:
+    """A painting made real: `vary` from coarse strokes of colour, which takes more noise than a photo.
+
+    mask: white where strokes were painted over a photo; all of it where there is none.
+    """
+    how: dict[str, Any] = {"strength": strength, "mask": mask, "seeds": seeds, "label": label, "fit": fit}
+    return vary(model, painting, **how, batch=batch, device=device, **options)
+
+
+@spelled
 def colour(
     model: Run,
     target: Source | tuple[int, ...],
@@ -163,6 +197,7 @@ def colour(
     return drawn(edit, seeds, label, batch, image=picture(target, found.image_shape, fit))
 
 
+@spelled
 def restore(
     model: Run,
     image: Source,
@@ -199,9 +234,10 @@ def restore(
     return drawn(edit, seeds, label, batch, image=measured)
 
 
+@spelled
 def regions(
     model: Run,
-    areas_map: Source,
+    map: Source,
     labels: Sequence[int | None],
     *,
     feather: float = 1.0,
@@ -217,10 +253,11 @@ def regions(
     found = opened(model, device, options, any(one is not None for one in labels))
     given = [found.classes if one is None else one for one in labels]
     edit = editing.Regions(found, given, editing.RegionsOptions(feather))
-    mask = areas(areas_map, found.image_shape[1:], len(given))
+    mask = areas(map, found.image_shape[1:], len(given))
     return drawn(edit, seeds, None, batch, mask=mask)
 
 
+@spelled
 @torch.inference_mode()
 def interpolate(
     model: Run,
@@ -255,55 +292,3 @@ def interpolate(
     seeds = isinstance(one, int)
     how: dict[str, Any] = {"labels": labels, "steps": steps, "latents": seeds, "batch": batch}
     return to_uint8(editing.interpolate(found, ends[0], ends[1], frames, **how)).cpu()
-
-
-def opened(model: Run, device: str, options: dict[str, Any], labelled: bool) -> DiffusionModel:
-    """The diffusion model with these options. Raises WrongUse for a model without a denoiser.
-
-    And for guidance that is asked for where an edit has no label to be guided to.
-    """
-    loaded = model if isinstance(model, Model) else load_model(model, device)
-    found = editing.diffusion_of(loaded).using(**options)
-    editing.check_guidance(found, options, labelled)
-    return found
-
-
-def of_any_size(image: Source, channels: int) -> Tensor:
-    """uint8 (C, H, W), as large as it is. Raises WrongUse for more colours than the model has."""
-    size = read(image, channels).shape
-    try:
-        return picture(image, size)
-    except WrongUse as error:
-        raise WrongUse(error.message, "convert it first: an image of any size is taken as it is") from None
-
-
-def drawn(
-    model: Model,
-    seeds: Seeds,
-    label: Label,
-    batch: int,
-    image: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """An edit's images for these seeds, each of the same picture (uint8, or float in [-1, 1]) and mask."""
-    seeds = list(seeds)
-    n = len(seeds)
-    if image is not None:
-        image = from_uint8(image) if image.dtype == torch.uint8 else image
-        image = image.expand(n, *image.shape)
-    told = None if label is None else torch.tensor(label)
-    condition = Condition(
-        label=None if told is None else told.expand(n, *told.shape),
-        image=image,
-        mask=None if mask is None else mask.float().expand(n, *mask.shape),
-    )
-    return model.sample(seeds, condition, batch)
-
-
-def degraded(operator: Operator, image: Tensor, noise: float) -> Tensor:
-    """What the operator makes of an image, uint8 (C, H, W): as a file would hold it, but for noise."""
-    measured = operator(from_uint8(image[None]))
-    if noise:
-        stream = torch.Generator().manual_seed(0)
-        return (measured + noise * torch.randn(measured.shape, generator=stream))[0]  # type: ignore[no-any-return]
-    return to_uint8(measured)[0]
