@@ -134,3 +134,16 @@ def test_a_diffusion_model_is_measured_in_both_ways_whatever_its_option(likeliho
     assert found["bits_per_dim"].note.startswith("density under uniform dequantisation of 3 held-out")
     assert found["bits_per_dim_bound"].note.startswith("variational bound on the 256 levels of 3 held-out")
     assert found["bits_per_dim"].value != found["bits_per_dim_bound"].value
+
+
+def test_densities_are_found_of_fewer_images_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = Gaussian(0.5), random_images(70)
+    whole, log_prob = bits_of(model, images), Gaussian.log_prob
+
+    def short(self: Gaussian, image: Tensor, condition: Condition = Condition()) -> Tensor:
+        if len(image) > 8:
+            raise MemoryError
+        return log_prob(self, image, condition)
+
+    monkeypatch.setattr(Gaussian, "log_prob", short)
+    torch.testing.assert_close(bits_of(model, images), whole, rtol=1e-5, atol=1e-5)

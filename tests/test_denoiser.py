@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from diptych.diffusion import denoiser as denoisers
 from diptych.diffusion.denoiser import (
     TARGETS,
     Denoiser,
@@ -29,7 +31,7 @@ from diptych.diffusion.objective import (
     uniform_times,
     weight,
 )
-from diptych.diffusion.schedules import SCHEDULES, Discrete, Flow, schedule
+from diptych.diffusion.schedules import SCHEDULES, VP, Discrete, Flow, schedule
 from diptych.errors import NotMeasurable, WrongUse
 from diptych.model import Condition
 
@@ -266,7 +268,7 @@ def test_a_level_is_found_though_another_thread_forgets_all(monkeypatch: pytest.
             self.clear()
 
     denoiser = EDMDenoiser(Ideal("ve", "eps"))
-    monkeypatch.setitem(denoisers._known, denoiser, Forgetful())  # type: ignore[arg-type]
+    monkeypatch.setitem(vars(denoiser), "_coefficients", Forgetful())
     sigma = one_level(0.7, torch.device("cpu"), torch.float32)
     torch.testing.assert_close(denoiser.preconditioned(sigma), denoiser.coefficients(sigma))
 
@@ -286,3 +288,50 @@ def test_a_step_straight_to_the_clean_image_is_one_with_what_the_denoiser_sees(k
 class Wrapped(Wrapper):
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         return self.denoiser(x, sigma, condition)  # type: ignore[no-any-return]
+
+
+def test_a_schedule_is_put_in_the_place_of_another_and_never_changed() -> None:
+    """What was worked out from it stays true: levels, coefficients, and what a file says."""
+    denoiser = ScheduleDenoiser(Ideal("vp", "eps"), VP(), "eps", told="time")
+    sigma = one_level(0.7, torch.device("cpu"), torch.float32)
+    before = denoiser.preconditioned(sigma)
+    with pytest.raises(WrongUse, match="beta_min of a VP cannot be changed") as said:
+        denoiser.schedule.beta_min = 5.0
+    assert said.value.hint == "put another VP in its place"
+    with pytest.raises(WrongUse, match="log_level of a Discrete cannot be changed"):
+        schedule("linear").log_level = torch.zeros(3)
+    torch.testing.assert_close(denoiser.preconditioned(sigma), before)
+    denoiser.schedule = VP(5.0)
+    after = denoiser.preconditioned(sigma)
+    assert torch.equal(after.told, denoiser.coefficients(sigma).told)
+    assert not torch.equal(after.told, before.told)
+    for own in (VP(), schedule("linear")):  # what is no change goes on
+        moved = copy.deepcopy(own).train().double().eval()
+        assert moved.ends() == own.ends()
+
+
+def test_coefficients_are_forgotten_with_whatever_is_set() -> None:
+    """No list of names is kept: a subclass may work them out from anything."""
+
+    class Stretched(EDMDenoiser):
+        stretch = 1.0
+
+        def c_out(self, sigma: Tensor) -> Tensor:
+            return self.stretch * super().c_out(sigma)
+
+    denoiser = Stretched(Ideal("ve", "eps"))
+    sigma = one_level(0.7, torch.device("cpu"), torch.float32)
+    before = denoiser.preconditioned(sigma).c_out
+    denoiser.eval()
+    assert denoiser.preconditioned(sigma).c_out is before
+    denoiser.stretch = 2.0
+    torch.testing.assert_close(denoiser.preconditioned(sigma).c_out, 2 * before)
+
+
+def test_levels_of_noise_alone_are_told_alike() -> None:
+    """Above 100 training meets hardly any, and one-step sampling begins there."""
+    denoiser = ScheduleDenoiser(nn.Identity(), Flow(), "flow", told="level")
+    far, near = (denoiser.coefficients(torch.tensor([level])) for level in (1e5, 100.0))
+    assert torch.equal(far.told, near.told)
+    assert denoiser.coefficients(torch.tensor([50.0])).told.item() == pytest.approx(math.log(50) / 4)
+    assert not torch.equal(far.c_in, near.c_in)

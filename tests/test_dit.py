@@ -266,3 +266,14 @@ def test_compiles_as_one_graph() -> None:
     arguments = (torch.randn(2, 2, 12, 8), torch.rand(2), torch.arange(2))
     whole = torch.compile(dit, backend="eager", fullgraph=True)
     torch.testing.assert_close(whole(*arguments), dit(*arguments))
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sincos", "both"])
+def test_what_blocks_add_to_is_float32_under_autocast(positions: str) -> None:
+    """Whatever positions there are: a sum over all of the depth."""
+    network = DiT((1, 8, 8), width=16, depth=2, patch=2, positions=positions)
+    seen: list[torch.dtype] = []
+    network.blocks[1].register_forward_pre_hook(lambda module, given: seen.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.randn(2, 1, 8, 8), torch.tensor([10.0]))
+    assert seen == [torch.float32]

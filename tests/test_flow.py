@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import made_up
+from conftest import brief, made_up
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.data.images import DataSet
 from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, ScheduleDenoiser, each
@@ -28,8 +29,9 @@ from diptych.model import Noise
 from diptych.networks.unet import UNet
 from diptych.runs import Run
 from diptych.system.files import read_tensors, write_tensors
-from diptych.training.loop import build, train
+from diptych.training.loop import build
 from diptych.training.state import Settings
+from gaussian import Gaussian
 
 
 def test_loss_is_the_velocity_s() -> None:
@@ -181,7 +183,7 @@ def test_reflow_of_a_consistency_run_has_a_density(tmp_path: Path) -> None:
 
 
 def test_reflow_starts_from_a_run_and_trains(tmp_path: Path) -> None:
-    spec, settings = catalog.recipe("flow"), Settings(budget="48-images", ticks=2, device="cpu")
+    spec, settings = brief(catalog.recipe("flow")), Settings(budget="48-images", ticks=2, device="cpu")
     first = train(spec, made_up(), tmp_path / "first", arguments=spec.small, settings=settings)
     again = {**spec.small, "reflow": str(first.path), "pairs": 16, "steps": 2}
     second = train(spec, made_up(), tmp_path / "second", arguments=again, settings=settings)
@@ -192,7 +194,7 @@ def test_reflow_starts_from_a_run_and_trains(tmp_path: Path) -> None:
         spec(made_up((3, 8, 8)).train, reflow=str(first.path))
 
 
-SPEC = catalog.recipe("flow")
+SPEC = brief(catalog.recipe("flow"))
 SHORT = Settings(budget="48-images", ticks=2, device="cpu", microbatch=4)
 
 
@@ -264,3 +266,23 @@ def test_a_teacher_that_was_trained_on_is_noticed(teacher: Run, tmp_path: Path) 
     assert "--reflow" in done.recipe["forced"][0]["changes"][0]
     write_tensors(first / "model.safetensors", tensors, about)
     assert train(SPEC, data, out, arguments=told(first), settings=SHORT).finished
+
+
+def test_pairs_are_made_of_fewer_images_where_memory_is_short() -> None:
+    """And are the same, in order."""
+
+    class Short(Gaussian):
+        most = 256
+
+        def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x, sigma, condition)
+
+    denoiser = Short((1, 2, 2), torch.zeros(4), 0.25 * torch.eye(4))
+    teacher = DiffusionModel(denoiser, DiffusionOptions(steps=2, sampler="euler"))
+    whole = coupled(teacher, 20, batch=8)
+    denoiser.most = 3
+    parts = coupled(teacher, 20, batch=8)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other)

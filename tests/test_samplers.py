@@ -133,7 +133,7 @@ def test_ddpm_variances_bound_the_right_one(variance: str) -> None:
 
 
 def test_ddpm_says_what_variances_there_are() -> None:
-    with pytest.raises(WrongUse, match="no variance called lerned"):
+    with pytest.raises(WrongUse, match="variance must be 'small' or 'large' or 'learned', not 'lerned'"):
         SAMPLERS["ddpm"](ideal, seeds(2), [1.0, 0.0], Noise(()), variance="lerned")
     with pytest.raises(WrongUse, match="learned no variances"):
         SAMPLERS["ddpm"](ideal, seeds(2), [1.0, 0.0], Noise(()), variance="learned")
@@ -246,9 +246,9 @@ def test_integrals_of_polynomials() -> None:
 @pytest.mark.parametrize(
     ("name", "wrong", "says"),
     [
-        ("unipc", {"order": 4}, "orders 1, 2 and 3"),
-        ("lms", {"order": 0}, "at least 1"),
-        ("restart", {"restart_low": 0.5}, "restart_low < restart_high"),
+        ("unipc", {"order": 4}, "order must be from 1 to 3, not 4"),
+        ("lms", {"order": 0}, "order must be at least 1, not 0"),
+        ("restart", {"restart_low": 0.5}, "restart_low 0.5 must be below restart_high 0.3"),
     ],
 )
 def test_wrong_options(name: str, wrong: dict[str, Any], says: str) -> None:

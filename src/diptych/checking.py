@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import types
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from diptych.errors import RunError
 
@@ -26,6 +26,36 @@ _NAMES = {
 }
 
 
+@dataclass(frozen=True)
+class Within:
+    """What a number may be, as an annotation: `Annotated[float, at_least(0, "0 is none")]`."""
+
+    holds: Callable[[float], bool]
+    says: str  # completes "must be ..."
+    hint: str = ""  # what the number does, or which are usual
+
+
+def between(low: float, high: float, hint: str = "") -> Within:
+    """From one number to another, the two included."""
+    return Within(lambda value: low <= value <= high, f"from {low:g} to {high:g}", hint)
+
+
+def at_least(low: float, hint: str = "") -> Within:
+    """This number or a larger one."""
+    return Within(lambda value: value >= low, f"at least {low:g}", hint)
+
+
+class Misfit(NamedTuple):
+    """A value that is not of its annotated kind; as text "steps is 2.5, not a whole number"."""
+
+    name: str  # of the value, "sigmas[1]" where it stands in a list
+    found: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.found}, not {self.wanted}"
+
+
 def shown(value: Any, most: int = 60) -> str:
     """A value of a stranger's in a message: short, and without what a terminal would obey.
 
@@ -40,28 +70,30 @@ def shown(value: Any, most: int = 60) -> str:
 
 
 def misfit(value: Any, kind: Any, name: str, *, finite: bool = True) -> str:
-    """Why a value is not of this annotated kind, as a sentence; empty where it is.
+    """Why a value is not of this annotated kind, as a sentence; empty where it is: see `unfit`."""
+    return str(unfit(value, kind, name, finite=finite) or "")
+
+
+def unfit(value: Any, kind: Any, name: str, *, finite: bool = True) -> Misfit | None:
+    """Where a value, or one within it, is not of this annotated kind; None where it is.
 
     A bool is no number, a whole number will do for a float, a list for a tuple. finite: floats are, except
     those annotated `Unbounded`.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return misfit(value, parts[0], name, finite=finite and UNBOUNDED not in parts[1:])
+        return unfit(value, parts[0], name, finite=finite and UNBOUNDED not in parts[1:])
     if kind is Any or kind is object or isinstance(kind, TypeVar):
-        return ""
+        return None
     if origin in (Union, types.UnionType):
-        reasons = [misfit(value, part, name, finite=finite) for part in parts]
-        return "" if "" in reasons else _not(value, kind, name)
-    if origin is Literal:
-        return (
-            "" if any(value == one and type(value) is type(one) for one in parts) else _not(value, kind, name)
-        )
-    if origin is not None and issubclass(origin, Mapping):
+        fits = any(unfit(value, part, name, finite=finite) is None for part in parts)
+    elif origin is Literal:
+        fits = any(value == one and type(value) is type(one) for one in parts)
+    elif origin is not None and issubclass(origin, Mapping):
         return _in_mapping(value, kind, name, finite)
-    if origin is not None and issubclass(origin, Sequence):
+    elif origin is not None and issubclass(origin, Sequence):
         return _in_sequence(value, kind, name, finite)
-    if kind is float:
+    elif kind is float:
         fits = type(value) in (int, float) and (_finite(value) or (type(value) is float and not finite))
     elif kind is int:
         fits = type(value) is int and -MOST <= value <= MOST
@@ -69,7 +101,7 @@ def misfit(value: Any, kind: Any, name: str, *, finite: bool = True) -> str:
         fits = type(value) is kind
     else:
         fits = isinstance(value, type(None) if kind is None else origin or kind)
-    return "" if fits else _not(value, kind, name)
+    return None if fits else _not(value, kind, name)
 
 
 def _finite(value: float) -> bool:
@@ -79,8 +111,8 @@ def _finite(value: float) -> bool:
         return False
 
 
-def _not(value: Any, kind: Any, name: str) -> str:
-    return f"{name} is {shown(value)}, not {_said(kind)}"
+def _not(value: Any, kind: Any, name: str) -> Misfit:
+    return Misfit(name, shown(value), _said(kind))
 
 
 def _said(kind: Any) -> str:
@@ -97,32 +129,32 @@ def _said(kind: Any) -> str:
     return _NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
-def _in_mapping(value: Any, kind: Any, name: str, finite: bool) -> str:
+def _in_mapping(value: Any, kind: Any, name: str, finite: bool) -> Misfit | None:
     if not isinstance(value, Mapping):
         return _not(value, kind, name)
     key_kind, item_kind = get_args(kind) or (Any, Any)
     for key, item in value.items():
         here = f"{name}.{shown(key)[1:-1] if isinstance(key, str) else key}"
-        if said := misfit(key, key_kind, f"a key of {name}") or misfit(item, item_kind, here, finite=finite):
-            return said
-    return ""
+        if found := unfit(key, key_kind, f"a key of {name}") or unfit(item, item_kind, here, finite=finite):
+            return found
+    return None
 
 
-def _in_sequence(value: Any, kind: Any, name: str, finite: bool) -> str:
+def _in_sequence(value: Any, kind: Any, name: str, finite: bool) -> Misfit | None:
     if not isinstance(value, list | tuple):
         return _not(value, kind, name)
     parts = get_args(kind) or (Any, ...)
     if get_origin(kind) is tuple and (len(parts) != 2 or parts[1] is not ...):
         if len(value) != len(parts):
-            return f"{name} is a list of {len(value):,}, not of {len(parts)}"
+            return Misfit(name, f"a list of {len(value):,}", f"of {len(parts)}")
         kinds: Sequence[Any] = parts
     else:
         kinds = [parts[0]] * len(value)
     found = (
-        misfit(one, part, f"{name}[{i}]", finite=finite)
+        unfit(one, part, f"{name}[{i}]", finite=finite)
         for i, (one, part) in enumerate(zip(value, kinds, strict=True))
     )
-    return next(filter(None, found), "")
+    return next(filter(None, found), None)
 
 
 def kinds_of(cls: type) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, get_type_hints
 
+from diptych.checking import Within as Within  # where whoever writes a recipe looks for it
 from diptych.data.images import Images
 from diptych.errors import WrongUse, did_you_mean
 from diptych.given import fitted, plain
@@ -51,14 +52,6 @@ def power_exponent(sigma_rel: float) -> float:
 
 
 by_half_life = half_life()
-
-
-@dataclass(frozen=True)
-class Within:
-    """What a number may be, as an annotation: `Annotated[float, Within(lambda x: x > 0, "above 0")]`."""
-
-    holds: Callable[[float], bool]
-    says: str  # completes "must be ..."
 
 
 # kinds of arguments that recipes have; a recipe's own are made likewise

@@ -158,7 +158,8 @@ class Report:
 
     @property
     def _identity(self) -> dict[str, Any]:
-        parts = {"ruler": asdict(self.ruler), "training": self.training, "options": self.options}
+        options = {name: value for name, value in self.options.items() if value not in ("", None)}  # given
+        parts = {"ruler": asdict(self.ruler), "training": self.training, "options": options}
         # as a file has it, without home directories
         return cleaned(parts | {"weights": self.provenance.get("weights_sha256")})
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from diptych.diffusion.schedules import VE, Schedule
+from diptych.diffusion.schedules import PURE, VE, Schedule
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, takes_after
 from diptych.saveable import saveable
@@ -96,10 +95,10 @@ class NetworkDenoiser(Denoiser):
 
     def preconditioned(self, sigma: Tensor) -> Coefficients:
         """`coefficients`, worked out once for each level that `one_level` gave: samplers come back to it."""
-        value = getattr(sigma, "one_level", None)
+        value = number(sigma)
         if value is None:
             return self.coefficients(sigma)
-        known = _known.setdefault(self, {})
+        known = self._known
         key = (value, sigma.device, sigma.dtype)
         found = known.get(key)
         if found is None:
@@ -110,15 +109,20 @@ class NetworkDenoiser(Denoiser):
             known[key] = found
         return found[1]  # what was found: another thread may have cleared the rest
 
+    @property
+    def _known(self) -> dict[Hashable, tuple[Tensor, Coefficients]]:
+        found: dict[Hashable, tuple[Tensor, Coefficients]] = vars(self).setdefault("_coefficients", {})
+        return found
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """Forgets the coefficients where what they are worked out from is changed."""
+        """Forgets the coefficients: they may be worked out from what is changed."""
         super().__setattr__(name, value)
-        if name in WORKED_OUT_FROM:
-            _known.pop(self, None)
+        if name != "training":  # which only goes to and fro
+            vars(self).pop("_coefficients", None)
 
     def lasting(self) -> list[object]:
         """The levels and coefficients that were worked out: a captured graph reads their memory."""
-        return list(_known.get(self, {}).values())
+        return list(self._known.values())
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition, *done: Tensor) -> Tensor:
         """x (B, C, H, W), sigma (B,) or (1,); returns clean images (B, C, H, W).
@@ -141,8 +145,6 @@ class NetworkDenoiser(Denoiser):
 
 
 MOST_LEVELS = 4096  # of which coefficients are kept
-WORKED_OUT_FROM = frozenset({"schedule", "target", "tells_time", "sigma_data"})
-_known: WeakKeyDictionary[NetworkDenoiser, dict[Hashable, tuple[Tensor, Coefficients]]] = WeakKeyDictionary()
 
 
 def read(x: Tensor, c: Coefficients, F: Tensor) -> Tensor:
@@ -158,11 +160,16 @@ def read(x: Tensor, c: Coefficients, F: Tensor) -> Tensor:
 
 @lru_cache(MOST_LEVELS)
 def one_level(sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A noise level for a whole batch, (1,), with its number as an attribute: the device is not asked."""
+    """A noise level for a whole batch, (1,), whose `number` is known."""
     with torch.inference_mode(False):
         level = torch.full((1,), sigma, device=device, dtype=dtype)
-    level.one_level = sigma  # type: ignore[attr-defined]
+    level.number = sigma  # type: ignore[attr-defined]
     return level
+
+
+def number(level: Tensor) -> float | None:
+    """The number in what `one_level` made, without asking the device; None for other tensors."""
+    return getattr(level, "number", None)
 
 
 @saveable
@@ -247,7 +254,10 @@ class ScheduleDenoiser(NetworkDenoiser):
         a, b = TARGETS[self.target](alpha, noise)
         below = b - a * sigma
         c_skip = None if self.target == "eps" else each(b / below)
-        told = self.schedule.told(self.schedule.time(sigma)) if self.tells_time else sigma.log() / 4
+        if self.tells_time:
+            told = self.schedule.told(self.schedule.time(sigma))
+        else:  # no level far beyond what training is likely to have met: all of them are noise alone
+            told = sigma.clamp_max(PURE).log() / 4
         c_in = (sigma.square() + SIGMA_DATA**2).rsqrt() if self.target == "F" else alpha
         return Coefficients(each(c_in), c_skip, each(-sigma / below), told)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from diptych.diffusion.denoiser import Denoiser, Wrapper, each, never_unlabelled, no_label, one_level
+from diptych.diffusion.denoiser import Denoiser, Wrapper, each, never_unlabelled, no_label, number, one_level
 from diptych.diffusion.samplers.grids import HIGHEST
 from diptych.errors import WrongUse
 from diptych.model import Condition
@@ -25,7 +25,7 @@ def lowered(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     For what follows a network's slope. Up there x / sigma is noise alone at any level, and a correction
     sigma^2 slope needs a slope that is right to 1 / sigma^2, which no network's is.
     """
-    level = getattr(sigma, "one_level", None)
+    level = number(sigma)
     if level is None:
         scale = (HIGHEST / sigma).clamp_max(1.0)
         return x * each(scale), sigma.clamp_max(HIGHEST)
@@ -45,7 +45,7 @@ class Strength:
 
     def acts(self, sigma: Tensor) -> bool:
         """Whether anything is led at this level; where that is not known without asking the device, yes."""
-        level = getattr(sigma, "one_level", None)
+        level = number(sigma)
         return level is None or self.low <= level <= self.high
 
     def apply(self, good: Tensor, weak: Tensor, sigma: Tensor, plain: Tensor | None = None) -> Tensor:

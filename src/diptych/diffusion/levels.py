@@ -1,21 +1,21 @@
-"""What options ask for: values of their kinds, schedules, noise levels."""
+"""What options ask for: values of their kinds, a sampler's own options, schedules, noise levels."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 from torch import Tensor
 
-from diptych.checking import misfit
-from diptych.diffusion.samplers import GRIDS
+from diptych.diffusion.samplers import GRIDS, SAMPLERS, Sampler
 from diptych.diffusion.samplers.grids import FOLLOWING, useful
+from diptych.diffusion.samplers.options import fitted, parsed, plain, read, written
 from diptych.diffusion.schedules import Schedule, schedule
-from diptych.errors import RunError, WrongUse
+from diptych.errors import RunError, WrongUse, did_you_mean
 from diptych.saveable import LONGEST, arguments, class_name, from_tree, to_tree
 
 if TYPE_CHECKING:
@@ -27,29 +27,60 @@ OF_LEVELS = ("grid", "schedule", "sigma_min", "sigma_max")
 
 def fitting(cls: type, name: str, value: Any, default: Any) -> Any:
     """The value of one of the options `cls` as a file has it. Raises WrongUse where it is not of its kind."""
-    value = described(value) if isinstance(value, Schedule) else _tuples(value)
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, float) and not math.isfinite(number):
-            usual = f"its default is {default}" if default else "leave it out for the usual one"
-            raise WrongUse(f"{name} must be finite, not {number}", usual)
-    if said := misfit(value, _kinds(cls)[name], name):  # "steps is 2.5, not a whole number"
-        what, _, rest = said.partition(" is ")
-        found, _, kind = rest.rpartition(", not ")
-        hint = USUAL if name == "schedule" else f"the default is {name}={default!r}"
-        raise WrongUse(f"{what} must be {kind}, not {found}", hint)
-    return value
+    if isinstance(value, Schedule):
+        value = described(value)
+    elif name == "sampler_options" and isinstance(value, Mapping):
+        value = written({option: plain(one) for option, one in value.items()})
+    hint = USUAL if name == "schedule" else f"the default is {name}={default!r}"
+    return fitted(plain(value), _kinds(cls)[name], name, hint)
 
 
 @lru_cache
 def _kinds(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
-def _tuples(value: Any) -> Any:
-    """Numbers of numpy and tensors made plain, lists made tuples."""
-    if isinstance(value, np.generic | np.ndarray | Tensor):
-        value = value.tolist()
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def of_sampler(kind: Sampler, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's options, in its order, from values and texts. Raises WrongUse for one that it lacks."""
+    if unknown := given.keys() - kind.takes:
+        name = min(unknown)
+        able = [one.name for one in SAMPLERS.values() if name in one.takes]
+        has = f"it has {', '.join(kind.options)}" if kind.options else "it has no options"
+        meant = did_you_mean(name, list(kind.options)) if kind.options else "leave it out"
+        hint = f"these have: {', '.join(able)}" if able else meant
+        raise WrongUse(f"sampler {kind.name} has no {name}: {has}", hint)
+    own = {name: given[name] for name in kind.options if name in given}
+    kinds = {name: kind.options[name].kind for name in own}
+    return kind.fitted({n: read(v, kinds[n]) if isinstance(v, str) else v for n, v in own.items()})
+
+
+def folded(before: DiffusionOptions, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes, options of a sampler's own among them put into `sampler_options`.
+
+    Those of before stay where the sampler takes them, None leaves one out. Raises WrongUse for a name that
+    no sampler has.
+    """
+    known, asked = [f.name for f in fields(before)], changes.get("sampler", before.sampler)
+    kind = SAMPLERS.get(asked) if isinstance(asked, str) else None  # what else it is will be refused
+    own = {name: value for name, value in changes.items() if name not in known}
+    for name in own:
+        if not any(name in one.takes for one in SAMPLERS.values()):
+            near = known + list(kind.options if kind else ())
+            raise WrongUse(f"DiffusionModel has no option {name!r}", did_you_mean(name, near))
+    rest = {name: value for name, value in changes.items() if name in known}
+    if kind is None or (not own and "sampler" not in changes):
+        return rest
+    stay = {name: word for name, word in parsed(before.sampler_options).items() if name in kind.takes}
+    held = rest.get("sampler_options", stay)
+    if not isinstance(held, str | Mapping):
+        return rest  # which will be refused
+    held = {**(parsed(held) if isinstance(held, str) else held)}
+    for name, value in own.items():
+        if value is None:
+            held.pop(name, None)
+        else:
+            held[name] = kind.options[name].fitted(value) if name in kind.takes else value
+    return rest | {"sampler_options": held}
 
 
 def described(own: Schedule) -> str:

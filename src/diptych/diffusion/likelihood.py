@@ -88,21 +88,28 @@ def seen(
     with torch.enable_grad():
         clean = denoiser(x.requires_grad_(True), sigma, condition)
         found = []
-        for v in probes.unbind(1):
-            v = v.expand_as(x)
+        for k in range(probes.shape[1] or x[0].numel()):
+            v = (probes[:, k] if probes.shape[1] else axis(k, x)).expand_as(x)
             (slope,) = torch.autograd.grad(clean, x, v, retain_graph=True, materialize_grads=True)
             found.append((slope * v).flatten(1).mean(1))
     return clean.detach(), torch.stack(found).mean(0)
 
 
 def directions(image: Tensor, count: int) -> Tensor:
-    """Random signs (B, K, C, H, W), drawn from each image's own seed; for a count of 0 each axis in turn."""
+    """Random signs (B, K, C, H, W), drawn from each image's own seed; a count of 0 stands for every axis."""
     shape = image.shape[1:]
     if count == 0:
-        d = math.prod(shape)
-        return math.sqrt(d) * torch.eye(d, dtype=image.dtype, device=image.device).view(1, d, *shape)
+        return image.new_empty(len(image), 0, *shape)
     drawn = Noise(seeds(image), image.device).normal(count, *shape)
     return torch.where(drawn < 0, -1.0, 1.0).to(image.dtype)
+
+
+def axis(k: int, image: Tensor) -> Tensor:
+    """The k-th of d axes (1, C, H, W), sqrt(d) long: all of them at once would be d squared numbers."""
+    d = image[0].numel()
+    one = torch.zeros(d, dtype=image.dtype, device=image.device)
+    one[k] = math.sqrt(d)
+    return one.view(1, *image.shape[1:])
 
 
 def seeds(image: Tensor) -> list[int]:

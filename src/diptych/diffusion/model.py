@@ -6,17 +6,19 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from diptych.checking import at_least, between
 from diptych.diffusion.bound import Bound, chain_of, variational_bound
 from diptych.diffusion.denoiser import Denoiser, NetworkDenoiser, never_unlabelled
 from diptych.diffusion.guidance import Composed, Guide, Guided, Strength, Thresholded, weighed
-from diptych.diffusion.levels import ends, fitting, noise_levels, refuse_idle, schedule_of
+from diptych.diffusion.levels import ends, fitting, folded, noise_levels, of_sampler, refuse_idle, schedule_of
 from diptych.diffusion.likelihood import ode_log_prob
 from diptych.diffusion.samplers import GRIDS, SAMPLERS
+from diptych.diffusion.samplers.options import parsed, written
 from diptych.diffusion.sight import Sight
 from diptych.errors import NotMeasurable, WrongUse, did_you_mean
 from diptych.model import Condition, Model, Noise, from_uint8, takes_after, to_uint8
@@ -24,19 +26,15 @@ from diptych.saveable import saveable
 
 log = logging.getLogger("diptych")
 
-# the least and the most that an option may be, and what it does there
-RANGES: dict[str, tuple[float, float, str]] = {
-    "tolerance": (1e-9, math.inf, "1e-4 is usual, of nats a dimension"),
-    "probes": (0, math.inf, "1 is usual; 0 is exact and slow"),
-    "terms": (0, math.inf, "64 are usual; 0 looks at all steps"),
-    "eta": (0, 1, "0 adds no noise, 1 is the reverse of the noising itself"),
-    "churn": (0, 1000, "40 is EDM's for ImageNet; 0.41 times the steps is the most that has an effect"),
-    "guidance_low": (0, math.inf, "it is a noise level: 0 guides down to the clean image"),
-    "guidance_rescale": (0, 1, "0 leaves the guided image as it is; 0.7 is usual"),
-    "threshold": (0, 1, "1 cuts clean images to [-1, 1]; 0.995 is dynamic thresholding; 0 is neither"),
-}
-OF_SAMPLERS = ("eta", "churn", "variance")  # not all samplers take them
+OF_SAMPLERS = ("eta", "churn", "variance")  # options of samplers that have fields of their own
 OF_GUIDANCE = ("negative", "guidance_low", "guidance_high", "guidance_rescale")
+
+GuidedFrom = Annotated[float, at_least(0, "it is a noise level: 0 guides down to the clean image")]
+Rescale = Annotated[float, between(0, 1, "0 leaves the guided image as it is; 0.7 is usual")]
+Threshold = Annotated[
+    float, between(0, 1, "1 cuts clean images to [-1, 1]; 0.995 is dynamic thresholding; 0 is neither")
+]
+Tolerance = Annotated[float, at_least(1e-9, "1e-4 is usual, of nats a dimension")]
 
 
 @saveable
@@ -53,25 +51,31 @@ class DiffusionOptions:
     # of a grid that follows one, in the place of the denoiser's own: a name; an object is kept as text
     schedule: str = ""
     guidance: float = 1.0  # 1: the conditional density itself; more: less diversity, clearer classes
-    guidance_low: float = 0.0  # the noise levels that are guided
+    guidance_low: GuidedFrom = 0.0  # the noise levels that are guided
     guidance_high: float = 1e9
-    guidance_rescale: float = 0.0
+    guidance_rescale: Rescale = 0.0
     negative: int | None = None  # a class to lead away from, in the place of no class
     compose: str = ""  # several classes at once, "3:1.5,7:-0.5", in the place of the label that is asked for
-    threshold: float = 0.0  # 1: clean images are cut to [-1, 1]; 0.995, say: dynamic thresholding; 0: neither
+    threshold: Threshold = 0.0
     eta: float | None = None  # noise of stochastic samplers; None: the sampler's own default
     churn: float | None = None
     variance: str | None = None  # of the ddpm sampler: "small", "large" or "learned"
+    sampler_options: str = ""  # all others of the sampler: "S_noise=1.007,S_tmin=0.05"
     likelihood: str = "ode"  # how log_prob is found: "ode", or "bound", the variational one
-    tolerance: float = 1e-4  # of a step of the ode, in nats a dimension
+    tolerance: Tolerance = 1e-4  # of a step of the ode, in nats a dimension
     probes: int = 1  # of the ode's divergence; 0: exact, which is slow
     terms: int = 64  # of the bound, how many steps are looked at; 0: all
 
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, fitting(type(self), f.name, getattr(self, f.name), f.default))
-        if self.steps < 1:
-            raise WrongUse(f"steps must be at least 1, not {self.steps}", "more steps are slower and better")
+        for name, least, hint in (
+            ("steps", 1, "more steps are slower and better"),
+            ("probes", 0, "1 is usual; 0 is exact and slow"),
+            ("terms", 0, "64 are usual; 0 looks at all steps"),
+        ):
+            if getattr(self, name) < least:
+                raise WrongUse(f"{name} must be at least {least}, not {getattr(self, name)}", hint)
         for what, name, known in (
             ("sampler", self.sampler, SAMPLERS),
             ("grid", self.grid, GRIDS),
@@ -81,10 +85,6 @@ class DiffusionOptions:
                 raise WrongUse(f"there is no {what} called {name}", did_you_mean(name, list(known)))
         if self.schedule:
             schedule_of(self.schedule)  # raises where there is none such
-        for name, (low, high, hint) in RANGES.items():
-            if (value := getattr(self, name)) is not None and not low <= value <= high:
-                span = f"from {low:g} to {high:g}" if high < math.inf else f"at least {low:g}"
-                raise WrongUse(f"{name} must be {span}, not {value:g}", hint)
         if self.guidance_low > self.guidance_high:
             raise WrongUse(
                 f"guidance_low {self.guidance_low:g} must not be above guidance_high {self.guidance_high:g}",
@@ -106,15 +106,15 @@ class DiffusionOptions:
                 f"the noise levels given are of {len(self.sigmas) - 1} steps, not of {self.steps}",
                 "levels that were tuned are for one number of steps: tune again, or use the run itself",
             )
+        given = self.of_sampler()
         for name in OF_SAMPLERS:
-            if getattr(self, name) is not None and name not in SAMPLERS[self.sampler].takes:
-                able = [s.name for s in SAMPLERS.values() if name in s.takes]
-                raise WrongUse(f"sampler {self.sampler} has no {name}", f"these have: {', '.join(able)}")
+            object.__setattr__(self, name, given.pop(name, None))
+        object.__setattr__(self, "sampler_options", written(given))
 
-    def of_sampler(self) -> Mapping[str, Any]:
+    def of_sampler(self) -> dict[str, Any]:
         """The options that the sampler takes, where they are given."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: given[k] for k in SAMPLERS[self.sampler].takes if given.get(k) is not None}
+        held = {name: value for name in OF_SAMPLERS if (value := getattr(self, name)) is not None}
+        return of_sampler(SAMPLERS[self.sampler], {**held, **parsed(self.sampler_options)})
 
 
 @saveable
@@ -145,15 +145,16 @@ class DiffusionModel(Model):
             raise WrongUse(
                 "this model has learned no variances", "take --variance small or large, or train iddpm or adm"
             )
-        if options.sampler == "consistency" and not denoiser.jumps:
+        jumps = SAMPLERS[options.sampler].jumps
+        if jumps and not denoiser.jumps:
             raise WrongUse(
-                "the sampler consistency needs a denoiser that jumps, and this one was not trained to",
+                f"the sampler {options.sampler} needs a denoiser that jumps, and this one was not trained to",
                 "train consistency, with --teacher where there is a run to start from",
             )
-        if options.sampler != "consistency" and denoiser.jumps:
+        if denoiser.jumps and not jumps:
             raise WrongUse(
                 f"the sampler {options.sampler} walks along means, and this model jumps to an image at once",
-                "--sampler consistency is the one for it",
+                f"--sampler {next(one.name for one in SAMPLERS.values() if one.jumps)} is the one for it",
             )
         takes_after(self, denoiser)
         self.classes = denoiser.classes if guide is None else guide.around(denoiser, Strength()).classes
@@ -165,12 +166,13 @@ class DiffusionModel(Model):
         return [part.network for part in self.modules() if isinstance(part, NetworkDenoiser)]
 
     def using(self, **changes: Any) -> Self:
-        """The same weights with other options. Raises WrongUse for those of guidance where nothing is guided.
+        """The same weights with other options, each by its name, the sampler's own too: `S_noise=1.007`.
 
-        Where the guidance that guides nothing is itself asked for, as by a sweep from 1 on, it is only said.
-        Another sampler keeps those of the options that it takes.
+        Another sampler keeps those of the options that it takes. Raises WrongUse for options of guidance
+        where nothing is guided; where the guidance that guides nothing is itself asked for, as by a sweep
+        from 1 on, it is only said.
         """
-        found = super().using(**{**self.following(changes), **changes})
+        found = super().using(**{**self.following(changes), **folded(self.options, changes)})
         refuse_idle(self.options, found.options, changes)
         usual, guidance = DiffusionOptions(), found.options.guidance
         if self.guide is not None and changes.get("negative") is not None:
@@ -243,8 +245,8 @@ class DiffusionModel(Model):
         self, x: Tensor, sigmas: Sequence[float], noise: Noise, condition: Condition, denoiser: Denoiser
     ) -> Tensor:
         """Lets the sampler lead x (B, C, H, W), noisy at sigmas[0], to sigmas[-1] along a denoiser."""
-        sampler, given = SAMPLERS[self.options.sampler], dict(self.options.of_sampler())
-        if "whole" in sampler.takes:  # edits walk stretches of it
+        sampler, given = SAMPLERS[self.options.sampler], self.options.of_sampler()
+        if sampler.takes_whole:  # edits walk stretches of it
             given["whole"] = self.sigmas
         return sampler(Sight(denoiser, condition), x, sigmas, noise, **given)
 

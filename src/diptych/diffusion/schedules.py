@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diptych.diffusion.betas import (
     BETAS,
@@ -29,14 +29,16 @@ from diptych.diffusion.betas import (
     whole,
     without_the_last_signal,
 )
+from diptych.diffusion.settled import Settled
 from diptych.errors import WrongUse, did_you_mean
 from diptych.saveable import saveable
 
 LARGEST = 1e5  # a level from which on x_t / sqrt(alpha_t^2 + sigma_t^2) is noise to five digits
+PURE = 100.0  # one at which it is noise to one part in 10^4
 ZERO_SNR = "zero-snr"  # in a schedule's name: its last step is noise alone
 
 
-class Schedule(nn.Module, ABC):
+class Schedule(Settled, ABC):
     """Image and noise at times from 0, a clean image or nearly so, to 1, noise or nearly so."""
 
     exact: tuple[float, ...] = ()  # the levels of its steps, rising; none where time is continuous

@@ -91,6 +91,6 @@ def ddpm(
         lr=lr,
         label_dropout=label_dropout,
         augment=NonLeaking(augment) if augment else None,
-        options=DiffusionOptions(steps=steps, sampler=sampler, grid="trailing", threshold=1.0),
+        options=DiffusionOptions(steps=steps, sampler=sampler, grid="log-snr", threshold=1.0),
     )
     return Recipe(method, batch=batch)

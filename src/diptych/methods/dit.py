@@ -100,6 +100,6 @@ def dit(
         lr_scale=warmup_cosine,
         optimize=partial(adam, betas=(0.9, 0.99)),
         label_dropout=label_dropout,
-        options=DiffusionOptions(steps=steps, sampler="dpm++2m", grid="trailing"),
+        options=DiffusionOptions(steps=steps, sampler="dpm++2m", grid="log-snr"),
     )
     return Recipe(method, batch=batch)

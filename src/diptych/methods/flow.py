@@ -34,6 +34,8 @@ from diptych.model import Noise
 from diptych.recipe import AutoSize, NamesRun, Positive, Recipe, Share, Size, recipe
 from diptych.runs import load_model, open_run
 from diptych.saveable import rebuilt
+from diptych.system.blocks import while_it_fits
+from diptych.system.device import moved
 
 log = logging.getLogger("diptych")
 
@@ -53,7 +55,8 @@ class Reflow(DenoiserMethod):
     how: as DenoiserMethod takes it.
     """
 
-    pairs: Pairs  # no buffers: they are large, hold still, and are made again where a training is resumed
+    # on the CPU, for there are many; no buffers: they hold still, and are made again where one resumes
+    pairs: Pairs
 
     def __init__(
         self,
@@ -66,9 +69,8 @@ class Reflow(DenoiserMethod):
         self.levels, self.c_out, self.ends = uniform_times(Flow()), denoiser.c_out, denoiser.schedule.ends()
 
     def phases(self) -> Sequence[Phase]:
-        """One; and from here on the pairs lie on the method's device."""
-        device = next(self.parameters()).device
-        self.pairs = Pairs(*(values.to(device) for values in self.couple(device)))
+        """One; and from here on there are pairs."""
+        self.pairs = self.couple(next(self.parameters()).device)
         return super().phases()
 
     def loss(self, batch: Batch, clock: Clock) -> Loss:
@@ -77,8 +79,8 @@ class Reflow(DenoiserMethod):
         Of a network that predicts something else, that error: the same straight lines are best for it.
         """
         n, device = batch.image.shape[0], batch.image.device
-        drawn = torch.randint(len(self.pairs.image), (n,), device=device)
-        x, eps, label = (values[drawn] for values in self.pairs)
+        drawn = torch.randint(len(self.pairs.image), (n,))
+        x, eps, label = (moved(values[drawn], device) for values in self.pairs)
         sigma = self.levels(n, device).clamp(*self.ends)  # sampling never meets others
         known = self.denoiser.classes or self.denoiser.attributes
         condition = self.told(Condition(label=label if known else None))
@@ -97,23 +99,26 @@ def coupled(teacher: DiffusionModel, pairs: int, batch: int = 256) -> Pairs:
         raise WrongUse(f"pairs must be at least 1, not {pairs}")
     teacher = noiseless(teacher)
     device = teacher.device
-    images, noises, labels = [], [], []
-    for start in range(0, pairs, batch):
-        seeds = range(start, min(pairs, start + batch))
+    noises: dict[int, Tensor] = {}
+
+    def draw(seeds: range) -> Tensor:
         noise, drawn = Noise(seeds, device).recorded()
-        label = teacher.labels_for(list(seeds))
-        images.append(teacher(noise, Condition(label=label).to(device)).cpu())
+        image: Tensor = teacher(noise, Condition(label=teacher.labels_for(seeds)).to(device)).cpu()
         if len(drawn) > 1:
             raise WrongUse(
                 f"the teacher's sampler {teacher.options.sampler} draws noise on its way, "
                 "so that no noise alone leads to an image",
                 "take a teacher whose sampler does not, or a consistency model of --steps 1",
             )
-        noises.append(drawn[0].cpu())
-        labels.append(torch.zeros(len(seeds), dtype=torch.int64) if label is None else label)
+        noises[seeds.start] = drawn[0].cpu()
+        return image
+
+    images = [image for _, image in while_it_fits(draw, pairs, batch)]
     last = torch.channels_last  # as the batches of other trainings lie in memory
-    image, eps = (torch.cat(parts).contiguous(memory_format=last) for parts in (images, noises))
-    return Pairs(image, eps, torch.cat(labels))
+    both = images, list(noises.values())
+    image, eps = (torch.cat(parts).contiguous(memory_format=last) for parts in both)
+    label = teacher.labels_for(range(pairs))
+    return Pairs(image, eps, torch.zeros(pairs, dtype=torch.int64) if label is None else label)
 
 
 def noiseless(teacher: DiffusionModel) -> DiffusionModel:
@@ -199,7 +204,9 @@ def flow(
         Default number of sampling steps; `--steps` at sampling overrides it.
     """
     width, blocks, lr = by_size(data, width, blocks, lr)
-    options = DiffusionOptions(steps=steps, sampler="euler" if reflow else "dpm++2m", grid="trailing")
+    straight_lines = DiffusionOptions(steps=steps, sampler="euler", grid="trailing")
+    # trailing ends far above the image where images are large, and what is finest would be left out
+    options = straight_lines if reflow else DiffusionOptions(steps=steps, sampler="dpm++2m", grid="log-snr")
     if reflow:
         if augment:
             raise WrongUse("pairs of a noise and its image cannot be augmented", "--reflow without --augment")

@@ -121,12 +121,16 @@ def adm_denoiser(
 
 
 def ancestral(steps: int, sampler: str, guidance: float = 1.0) -> DiffusionOptions:
-    """A sampler along the schedule's own steps, with the learned variances where it takes any."""
+    """A sampler along the schedule's own steps, with the learned variances where it takes any.
+
+    Where it does, from the first step to the last and evenly between, as in the papers' code: a last step
+    from far above the image would leave out what is finest. Others end at the lowest level anyway.
+    """
     takes = SAMPLERS[sampler].takes if sampler in SAMPLERS else frozenset()
     return DiffusionOptions(
         steps=steps,
         sampler=sampler,
-        grid="trailing",
+        grid="linspace" if "variance" in takes else "log-snr",
         threshold=1.0,
         guidance=guidance,
         variance="learned" if "variance" in takes else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,9 +20,10 @@ from diptych.metric import metric
 from diptych.metrics.intervals import from_influence, normal
 from diptych.model import Condition, Model, evaluating
 from diptych.scores import Estimate
+from diptych.system.blocks import while_it_fits
 
 MOST = 256  # a density may cost as much as a hundred samples
-BLOCK = 32
+BLOCK = 32  # images at once, where memory suffices
 PER_LEVEL = math.log2(127.5)  # 127.5 levels to a unit of [-1, 1]
 WAYS = {  # what an estimator gives bits of
     "bits_per_dim": "density under uniform dequantisation",
@@ -78,7 +80,8 @@ def bits_of(
 ) -> Tensor:
     """Bits per dimension (N,) of uint8 images (N, C, H, W). Raises NotMeasurable without a density."""
     with evaluating(model):
-        nats = torch.cat([_nats(model, images, label, rows, device) for rows in _blocks(len(images))])
+        of_rows = partial(_nats, model, images, label, device)
+        nats = torch.cat([found for _, found in while_it_fits(of_rows, len(images), BLOCK)])
     odd = ~nats.isfinite()
     if odd.any():
         raise NotMeasurable(
@@ -99,11 +102,8 @@ def dequantised(images: Tensor, first: int = 0) -> Tensor:
 
 @torch.no_grad()
 def _nats(
-    model: Model, images: Tensor, label: Tensor | None, rows: slice, device: torch.device | str
+    model: Model, images: Tensor, label: Tensor | None, device: torch.device | str, rows: range
 ) -> Tensor:
-    condition = Condition(label=None if label is None else label[rows]).to(device)
-    return model.log_prob(dequantised(images[rows], rows.start).to(device), condition).cpu().double()
-
-
-def _blocks(n: int) -> list[slice]:
-    return [slice(start, start + BLOCK) for start in range(0, n, BLOCK)]
+    part = slice(rows.start, rows.stop)
+    condition = Condition(label=None if label is None else label[part]).to(device)
+    return model.log_prob(dequantised(images[part], rows.start).to(device), condition).cpu().double()

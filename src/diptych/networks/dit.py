@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from diptych.networks.embedding import Sinusoids, TimeEmbedding
+from diptych.networks.equalized import at_least_float32
 from diptych.networks.labels import LabelEmbedding
 from diptych.networks.shapes import padded
 from diptych.saveable import saveable
@@ -83,7 +84,7 @@ class DiT(nn.Module):
         (rows, columns), p = self.grid, self.patch
         embedding, labelled = self.time(time), self.label(label, x.device)
         embedding = F.silu(embedding if labelled is None else embedding + labelled)
-        tokens = self.stem(padded(x, p)).permute(0, 2, 3, 1).flatten(1, 2)
+        tokens = at_least_float32(self.stem(padded(x, p)).permute(0, 2, 3, 1).flatten(1, 2))
         if self.added is not None:
             tokens = tokens + self.added
         for block in self.blocks:

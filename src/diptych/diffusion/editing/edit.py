@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser
 from diptych.diffusion.model import OF_GUIDANCE, DiffusionModel, DiffusionOptions
-from diptych.errors import WrongUse
+from diptych.errors import WrongUse, dimensions
 from diptych.model import Condition, Model, Noise, takes_after
 
 
@@ -42,7 +42,7 @@ class Edit(Model, ABC):
             raise WrongUse(f"{type(self).__name__} needs {name!r} as a condition", f"(B, {numbers(shape)})")
         if tuple(part.shape[1:]) != tuple(shape):
             raise WrongUse(
-                f"the {name} is {described(part.shape[1:])}, but {described(shape)} is needed",
+                f"the {name} is {dimensions(part.shape[1:])}, but {dimensions(shape)} is needed",
                 "resize or convert it first (--fit does on the command line)",
             )
         return part  # type: ignore[no-any-return]
@@ -81,14 +81,6 @@ def check_guidance(model: DiffusionModel, asked: Mapping[str, Any], labelled: bo
 def numbers(shape: tuple[int, ...] | torch.Size) -> str:
     """(3, 32, 32) as "3, 32, 32"."""
     return ", ".join(map(str, shape))
-
-
-def described(shape: tuple[int, ...] | torch.Size) -> str:
-    """(C, H, W) as a person says it: "32x32 with 3 channels"."""
-    if len(shape) != 3:
-        return f"({numbers(shape)})"
-    channels, height, width = shape
-    return f"{height}x{width} with {channels} channel{'s' * (channels > 1)}"
 
 
 def label_only(condition: Condition) -> Condition:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from diptych.diffusion.denoiser import Denoiser
-from diptych.diffusion.editing.edit import described, diffusion_of
+from diptych.diffusion.editing.edit import diffusion_of
 from diptych.diffusion.editing.regions import Regional, check_labels
 from diptych.diffusion.model import OF_GUIDANCE, DiffusionModel, DiffusionOptions
+from diptych.diffusion.samplers import kinds
 from diptych.diffusion.samplers.grids import HIGHEST, LOWEST, karras
 from diptych.diffusion.samplers.heun import heun
 from diptych.diffusion.sight import Sight
-from diptych.errors import WrongUse
+from diptych.errors import WrongUse, dimensions
 from diptych.latent.arcs import slerp
 from diptych.model import Condition, Model, Noise
 
@@ -28,7 +29,7 @@ UNHEARD = frozenset(f.name for f in fields(DiffusionOptions)) - HEARD
 
 def check_heard(names: Iterable[str]) -> None:
     """Raises WrongUse for an option of the model that says nothing to an interpolation."""
-    if idle := sorted(UNHEARD & set(names)):
+    if idle := sorted((UNHEARD | kinds("").keys()) & set(names)):
         raise WrongUse(
             f"{', '.join(idle)} {'means' if len(idle) == 1 else 'mean'} nothing to an interpolation",
             "Heun's method follows the ODE, in as many steps as steps (--inversion-steps) says",
@@ -117,7 +118,7 @@ def checked(model: Model, image: Tensor) -> DiffusionModel:
     found = diffusion_of(model)
     if tuple(image.shape[1:]) != tuple(found.image_shape):
         raise WrongUse(
-            f"the image is {described(image.shape[1:])}, but {described(found.image_shape)} is needed",
+            f"the image is {dimensions(image.shape[1:])}, but {dimensions(found.image_shape)} is needed",
             "resize or convert it first (--fit does on the command line)",
         )
     return found

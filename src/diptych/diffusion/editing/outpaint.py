@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diptych.diffusion.editing.edit import Edit, described, label_only
+from diptych.diffusion.editing.edit import Edit, label_only
 from diptych.diffusion.editing.inpaint import InpaintOptions, inpainted
 from diptych.diffusion.editing.windows import wide
-from diptych.errors import WrongUse
+from diptych.errors import WrongUse, dimensions
 from diptych.model import Condition, Model, Noise
 from diptych.saveable import saveable
 
@@ -48,8 +48,8 @@ class Outpaint(Edit):
         fits = 0 <= self.top <= height - h and 0 <= self.left <= width - w
         if given.shape[1] != channels or not fits:
             raise WrongUse(
-                f"an image of {described(given.shape[1:])} at ({self.top}, {self.left}) does not lie "
-                f"on a canvas of {described(self.image_shape)}"
+                f"an image of {dimensions(given.shape[1:])} at ({self.top}, {self.left}) does not lie "
+                f"on a canvas of {dimensions(self.image_shape)}"
             )
         image = given.new_zeros(given.shape[0], *self.image_shape)
         keep = torch.zeros(given.shape[0], 1, height, width, dtype=torch.bool, device=given.device)

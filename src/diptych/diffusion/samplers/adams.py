@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
+from diptych.checking import at_least
 from diptych.diffusion.samplers.sampler import Denoise, sampler
-from diptych.errors import WrongUse
 from diptych.model import Noise
 
 NODES, WEIGHTS = (tuple(values.tolist()) for values in np.polynomial.legendre.leggauss(32))
+Order = Annotated[int, at_least(1, "3 and 4 are usual; 1 is euler")]
 Weights = Callable[[Sequence[float], float], Sequence[float]]  # the last levels, the next: of each noise
 
 
@@ -33,8 +35,6 @@ def integrals(nodes: tuple[float, ...], begin: float, end: float, rate: float = 
 
 def multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], order: int, weights: Weights) -> Tensor:
     """x' = x + sum_j w_j eps_j over the last `order` calls, eps = (x - D(x)) / sigma."""
-    if order < 1:
-        raise WrongUse(f"the order of a multistep method is at least 1, not {order}")
     levels: list[float] = []
     before: list[Tensor] = []  # sigma eps of the earlier calls, newest first
     for sigma, following in pairwise(sigmas):
@@ -51,7 +51,7 @@ def multistep(denoise: Denoise, x: Tensor, sigmas: Sequence[float], order: int, 
 
 
 @sampler("lms", order=2)
-def lms(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: int = 4) -> Tensor:
+def lms(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: Order = 4) -> Tensor:
     """Adams-Bashforth in sigma (k-diffusion's LMS)."""
 
     def weights(levels: Sequence[float], following: float) -> Sequence[float]:
@@ -61,7 +61,7 @@ def lms(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, o
 
 
 @sampler("deis", order=2)
-def deis(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: int = 3) -> Tensor:
+def deis(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: Order = 3) -> Tensor:
     """Adams-Bashforth in log sigma: tAB-DEIS (Zhang and Chen, 2023, arXiv:2204.13902)."""
 
     def weights(levels: Sequence[float], following: float) -> Sequence[float]:
@@ -74,7 +74,7 @@ def deis(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, 
 
 
 @sampler("ipndm", order=2)
-def ipndm(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: int = 4) -> Tensor:
+def ipndm(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: Order = 4) -> Tensor:
     """Adams-Bashforth with the weights of equal steps, whatever the levels: improved PNDM
     (Liu et al., 2022, arXiv:2202.09778; Zhang and Chen, 2023, arXiv:2204.13902, appendix)."""
 

@@ -11,7 +11,7 @@ from diptych.diffusion.samplers.sampler import Denoise, sampler
 from diptych.model import Noise
 
 
-@sampler("consistency", order=0)
+@sampler("consistency", order=0, jumps=True)
 def consistency(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -> Tensor:
     """Jump to a clean image, add noise of the next level, jump again (Song et al., 2023, algorithm 1)."""
     for sigma, following in pairwise(sigmas):

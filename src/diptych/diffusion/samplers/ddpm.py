@@ -5,27 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from diptych.diffusion.samplers.sampler import Denoise, Moments, renoised, sampler, straight
-from diptych.errors import WrongUse, did_you_mean
+from diptych.errors import WrongUse
 from diptych.model import Noise
 
-VARIANCES = ("small", "large", "learned")
+Variance = Literal["small", "large", "learned"]
+VARIANCES = get_args(Variance)
 
 
 @sampler("ddpm", order=0)
 def ddpm(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, variance: str = "small"
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, variance: Variance = "small"
 ) -> Tensor:
     """Ancestral sampling (algorithm 2), of any steps of the schedule.
 
     variance: "small", the posterior's given a clean image; "large", beta; "learned", between the two in log
     where the network says (improved DDPM, Nichol and Dhariwal, 2021, arXiv:2102.09672, equation 15).
     """
-    if variance not in VARIANCES:
-        raise WrongUse(f"there is no variance called {variance}", did_you_mean(variance, list(VARIANCES)))
     if variance == "learned":
         return learned(denoise, x, sigmas, noise)
     for sigma, following in pairwise(sigmas):

@@ -9,19 +9,20 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from diptych.diffusion.samplers.options import Eta
 from diptych.diffusion.samplers.sampler import NOISE_ALONE, Denoise, ancestral, renoised, sampler
 from diptych.model import Noise
 
 
 @sampler("dpm2", order=2, calls=2)
-def dpm2(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 0.0) -> Tensor:
+def dpm2(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 0.0) -> Tensor:
     """The midpoint rule in log sigma, by k-diffusion's name."""
     return midpoint(denoise, x, sigmas, noise, eta)
 
 
 @sampler("dpm2-ancestral", order=0, calls=2)
 def dpm2_ancestral(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 1.0
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 1.0
 ) -> Tensor:
     """The midpoint rule to below the next level, then noise up to it (k-diffusion)."""
     return midpoint(denoise, x, sigmas, noise, eta)

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from diptych.diffusion.samplers.options import Eta
 from diptych.diffusion.samplers.sampler import Denoise, renoised, sampler
 from diptych.model import Noise
 
@@ -21,7 +22,7 @@ def dpm_pp_2m(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise
 
 @sampler("dpm++2m-sde", order=0)
 def dpm_pp_2m_sde(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 1.0
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 1.0
 ) -> Tensor:
     """SDE-DPM-Solver++(2M): the same for the reverse SDE; eta as in k-diffusion, 0: dpm++2m."""
     return two_steps(denoise, x, sigmas, noise, eta)

@@ -8,13 +8,14 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from diptych.diffusion.samplers.options import Eta
 from diptych.diffusion.samplers.sampler import Denoise, ancestral, renoised, sampler
 from diptych.model import Noise
 
 
 @sampler("dpm++2s", order=2, calls=2)
 def dpm_pp_2s(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 0.0
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 0.0
 ) -> Tensor:
     """DPM-Solver++(2S) with r = 1/2 (algorithm 1); eta = 1 is k-diffusion's 2S ancestral."""
     for sigma, following in pairwise(sigmas):
@@ -29,7 +30,7 @@ def dpm_pp_2s(
 
 @sampler("dpm++sde", order=0, calls=2)
 def dpm_pp_sde(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 1.0
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 1.0
 ) -> Tensor:
     """The same for the reverse SDE (k-diffusion's dpmpp_sde): the middle is reached with noise, too."""
     for sigma, following in pairwise(sigmas):

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from diptych.diffusion.samplers.options import Eta
 from diptych.diffusion.samplers.sampler import Denoise, ancestral, renoised, sampler, straight
 from diptych.model import Noise
 
@@ -18,14 +19,14 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) ->
 
 
 @sampler("ddim", order=1)
-def ddim(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 0.0) -> Tensor:
+def ddim(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 0.0) -> Tensor:
     """DDIM (Song et al., 2021, arXiv:2010.02502, equation 12); eta = 1 is DDPM with the small variance."""
     return towards(denoise, x, sigmas, noise, eta)
 
 
 @sampler("euler-ancestral", order=0)
 def euler_ancestral(
-    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: float = 1.0
+    denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, eta: Eta = 1.0
 ) -> Tensor:
     """Euler to below the next level, then noise up to it: DDIM by the name and default of k-diffusion."""
     return towards(denoise, x, sigmas, noise, eta)

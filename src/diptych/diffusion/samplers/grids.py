@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from diptych.diffusion.samplers.sampler import NOISE_ALONE
-from diptych.diffusion.schedules import Schedule
+from diptych.diffusion.schedules import PURE, Schedule
 from diptych.errors import WrongUse
 
-LOWEST, HIGHEST = 0.002, 100.0  # an image to a quarter of an 8-bit level; noise to one part in 10^4
+LOWEST, HIGHEST = 0.002, PURE  # an image to a quarter of an 8-bit level; noise
 
 Grid = Callable[[int, float, float, Schedule], list[float]]  # steps, the ends, a schedule -> steps + 1 levels
 

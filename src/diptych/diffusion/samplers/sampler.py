@@ -11,14 +11,17 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from torch import Tensor
 
+from diptych.diffusion.samplers.options import Option
 from diptych.model import Noise
 
+WHOLE = "whole"  # no option: an argument in which the model gives the levels of which `sigmas` is a stretch
 # no image is left to three digits: from such levels on Euler's step is exact, and other slopes are magnified
 NOISE_ALONE = 1000.0
 
@@ -48,13 +51,43 @@ class Sampler:
     walk: Walk
     order: int  # of convergence on the probability-flow ODE; 0: it samples, each time anew
     calls: int = 1  # of the network a step, at most
-    takes: frozenset[str] = field(default_factory=frozenset)  # options of its own
+    jumps: bool = False  # for denoisers that jump to an image at once, and for no others
+    check: Callable[..., None] | None = None  # raises WrongUse where its options do not go together
 
     def __call__(
         self, denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, **options: Any
     ) -> Tensor:
         """Images at the last level, from x (B, C, H, W) at the first of falling levels."""
-        return self.walk(denoise, x, sigmas, noise, **options)
+        return self.walk(denoise, x, sigmas, noise, **self.fitted(options))
+
+    @cached_property
+    def options(self) -> Mapping[str, Option]:
+        """Those of its own, in their order."""
+        hints = get_type_hints(self.walk, include_extras=True)
+        own = {name: p for name, p in self._keywords.items() if name != WHOLE}
+        return {name: Option(name, hints.get(name, Any), p.default) for name, p in own.items()}
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """What its options are called."""
+        return frozenset(self.options)
+
+    @property
+    def takes_whole(self) -> bool:
+        """Whether it must be told of which levels it walks a stretch."""
+        return WHOLE in self._keywords
+
+    @property
+    def _keywords(self) -> dict[str, inspect.Parameter]:
+        parameters = inspect.signature(self.walk).parameters
+        return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    def fitted(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What it is given, its options checked. Raises WrongUse for a value that one cannot have."""
+        found = {n: self.options[n].fitted(v) if n in self.options else v for n, v in given.items()}
+        if self.check is not None:
+            self.check(**{name: found.get(name, option.default) for name, option in self.options.items()})
+        return found
 
     @property
     def deterministic(self) -> bool:
@@ -62,15 +95,19 @@ class Sampler:
         return self.order > 0
 
 
-def sampler(name: str, *, order: int, calls: int = 1) -> Callable[[Walk], Sampler]:
-    """Marks a function as a sampler; its keyword-only arguments are options that a model may give it."""
+def sampler(
+    name: str,
+    *,
+    order: int,
+    calls: int = 1,
+    jumps: bool = False,
+    check: Callable[..., None] | None = None,
+) -> Callable[[Walk], Sampler]:
+    """Marks a function as a sampler; its keyword-only arguments are options that a model may give it.
 
-    def mark(walk: Walk) -> Sampler:
-        parameters = inspect.signature(walk).parameters.values()
-        takes = frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-        return Sampler(name, walk, order, calls, takes)
-
-    return mark
+    Each has a default, and is annotated as what it may be: `Annotated[float, at_least(0)]`, `Literal`.
+    """
+    return lambda walk: Sampler(name, walk, order, calls, jumps, check)
 
 
 def samplers() -> dict[str, Sampler]:

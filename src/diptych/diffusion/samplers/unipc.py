@@ -6,17 +6,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor
 
+from diptych.checking import between
 from diptych.diffusion.samplers.adams import integrals
 from diptych.diffusion.samplers.sampler import Denoise, sampler
-from diptych.errors import WrongUse
 from diptych.model import Noise
+
+Order = Annotated[int, between(1, 3, "2 is best at 10 steps; 3 is unipc3")]
 
 
 @sampler("unipc", order=3)
-def unipc(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: int = 2) -> Tensor:
+def unipc(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise, *, order: Order = 2) -> Tensor:
     """UniPC-p of order p = 1 to 3 with B_2(h), of the clean image: very good at 10 steps."""
     return predict_and_correct(denoise, x, sigmas, order)
 
@@ -29,8 +32,6 @@ def unipc3(denoise: Denoise, x: Tensor, sigmas: Sequence[float], noise: Noise) -
 
 def predict_and_correct(denoise: Denoise, x: Tensor, sigmas: Sequence[float], order: int) -> Tensor:
     """Predicts the next image, sees it, corrects the step with what is seen, and goes on from there."""
-    if order not in (1, 2, 3):
-        raise WrongUse(f"UniPC has the orders 1, 2 and 3, not {order}")
     seen: list[Tensor] = []  # newest first, and the levels where
     levels: list[float] = []
     start, used = x, 0  # where the last step began, and its order
