@@ -21,7 +21,7 @@ from PIL import Image
 
 import mutations
 import official
-from conftest import made_up
+from conftest import made_up, train_unprobed
 from diptych import catalog
 from diptych.adversarial.latent import LatentModel
 from diptych.choice import choose
@@ -46,7 +46,7 @@ from diptych.scores import Estimate, Report, RulerCard
 from diptych.system.files import read_json, read_state, read_tensors, write_json, write_state
 from diptych.training.agreement import compared
 from diptych.training.claims import claim, describe
-from diptych.training.loop import build, train
+from diptych.training.loop import build
 from diptych.training.rerun import circumstances, repeatable, settings_of
 from diptych.training.resumption import take_up
 from diptych.training.state import Settings
@@ -382,7 +382,7 @@ def set_of_noise() -> DataSet:
 
 def trained(folder: Path) -> list[Path]:
     """A run that is done: its recipe, its log and its checkpoints are damaged."""
-    train(catalog.recipe("r3gan"), set_of_noise(), folder / "run", arguments=SMALL, settings=BRIEF)
+    train_unprobed(catalog.recipe("r3gan"), set_of_noise(), folder / "run", arguments=SMALL, settings=BRIEF)
     found = sorted((folder / "run" / "checkpoints").glob("0*.safetensors"))
     return [folder / "run" / "recipe.json", folder / "run" / "log.jsonl", *found[-1:] * 2]
 
@@ -400,7 +400,7 @@ def resume(folder: Path) -> None:
 
 def repeated(folder: Path) -> list[Path]:
     """A run and its repetition: what the run recorded is damaged, and its sheets of samples."""
-    train(catalog.recipe("r3gan"), set_of_noise(), folder / "run", arguments=SMALL, settings=BRIEF)
+    train_unprobed(catalog.recipe("r3gan"), set_of_noise(), folder / "run", arguments=SMALL, settings=BRIEF)
     shutil.copytree(folder / "run", folder / "again")
     sheets = sorted((folder / "run" / "samples").glob("0*.png"))
     return [folder / "run" / "recipe.json", folder / "run" / "log.jsonl", *sheets]

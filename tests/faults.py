@@ -16,13 +16,13 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from conftest import made_up, newest
+from conftest import made_up, newest, train_unprobed
 from diptych import catalog
 from diptych.errors import RunError
 from diptych.method import Clock, Method
@@ -30,27 +30,27 @@ from diptych.model import Model
 from diptych.runs import Run
 from diptych.system.files import is_temporary, read_tensors
 from diptych.training.loop import train
-from diptych.training.probe import Plan
 from diptych.training.state import Settings
 
 GAN = catalog.recipe("dcgan")
 SMALL = {**GAN.small, "augment": "ada"}
 SETTINGS = Settings(budget="96-images", ticks=6, device="cpu", seed=3)  # two steps a tick
-PLAN = Plan(96, 1.0, 96.0, 1e6, 1.0, 1.0, 0)
 BLOCK = 4096
 TIMES = ("seconds", "tick_seconds", "sheet_seconds", "exam_seconds")
 
 
 @dataclass
 class Scores:
-    """An exam that finds the model best after 32 images, and raises after `fails`."""
+    """An exam that finds the model best after 32 images, raises after `fails`, and remembers who asked."""
 
     fails: float = math.inf
     n: int = 1
     every: int = 1
     images: int = 0  # that training has seen
+    asked: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
 
     def settled(self, model: Model, seconds: float, ticks: int, recorded: Mapping[str, Any]) -> Scores:
+        self.asked.append((seconds, ticks, dict(recorded)))
         return self
 
     def terms(self) -> dict[str, Any]:
@@ -84,9 +84,8 @@ def go(
         if exam is not None:
             exam.images = clock.images
 
-    settings = replace(SETTINGS, **how)
-    as_ever: dict[str, Any] = {"arguments": SMALL, "settings": settings, "examine": exam, "expected": PLAN}
-    return train(GAN, made_up(), out, watch=watch, force=force, **as_ever)
+    as_ever: dict[str, Any] = {"arguments": SMALL, "settings": replace(SETTINGS, **how), "examine": exam}
+    return train_unprobed(GAN, made_up(), out, watch=watch, force=force, **as_ever)
 
 
 def broken_off(out: Path, stop: int, **how: Any) -> Run:

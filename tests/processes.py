@@ -21,17 +21,14 @@ from typing import Any
 
 import torch
 
-from conftest import made_up
+from conftest import brief, made_up, train_unprobed
 from diptych import catalog
 from diptych.alarms.learning import FEWEST
 from diptych.measuring.quick import QuickExam
 from diptych.runs import Run
 from diptych.system.parallel import joined
-from diptych.training.loop import train
-from diptych.training.probe import Plan
 from diptych.training.state import Settings
 
-EXPECTED = Plan(24, 1.0, 24.0, 1.0, 1.0, 1.0, 1)  # in the place of a probe, which takes longer than training
 SETTINGS = Settings("24-images", ticks=1, snapshots=0, device="cpu", seed=3)
 EXAMINED = ("edm2", "r3gan")
 STARTER = multiprocessing.get_context("forkserver")  # it imports torch once, and its children not at all
@@ -49,16 +46,13 @@ def trained(
     **changes: Any,
 ) -> Run:
     """A few steps of a small recipe, with so many shards to a batch."""
-    spec = catalog.recipe(name)
+    spec = brief(catalog.recipe(name))
     data = made_up(n=96, held_out=48) if examined else made_up()
-    few = {"steps": min(spec.defaults["steps"], 4)} if "steps" in spec.defaults else {}
-    given = {**spec.small, **few, **(arguments or {})}
+    given = {**spec.small, **(arguments or {})}
     batch = spec(data.train, **given).batch
     settings = replace(SETTINGS, **{"microbatch": -(-batch // shards) if shards > 1 else 0, **changes})
     examine = QuickExam(data, FEWEST) if examined else None  # the smallest that alarms learn from
-    images = int(settings.budget.partition("-")[0])
-    expected = replace(EXPECTED, images=images)
-    return train(spec, data, out, arguments=given, settings=settings, examine=examine, expected=expected)
+    return train_unprobed(spec, data, out, arguments=given, settings=settings, examine=examine)
 
 
 def together(n: int, work: Callable[..., Any], *given: Any, patience: float = 60) -> list[Any]:

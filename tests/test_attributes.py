@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from conftest import brief
+from conftest import train_unprobed as train
 from diptych import catalog, cli
 from diptych.data import DataSet, Images, open_data, open_whole
 from diptych.diffusion.denoiser import EDMDenoiser
@@ -28,7 +30,6 @@ from diptych.networks.labels import Attributed
 from diptych.networks.unet import UNet
 from diptych.runs import load_model
 from diptych.saveable import from_tree, to_tree
-from diptych.training.loop import train
 from diptych.training.state import Settings
 
 NAMES = ("brightness", "year")
@@ -322,22 +323,21 @@ RECIPES = [name for name, spec in catalog.recipes().items() if not spec.needs_la
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_learns_them(name: str) -> None:
-    spec, data = catalog.recipes()[name], shown()
+    spec, data = brief(catalog.recipes()[name]), shown()
     ours = spec(data, **spec.small).method.model
     assert (ours.attributes, ours.attribute_names) == (2, NAMES)
     with torch.no_grad():
         for parameter in ours.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
         asked = [Condition(label=torch.tensor([[light, 1993.0]])) for light in (0.1, 0.9)]
-        ours = ours.eval().using(**ours.dial()[-1])
-        low, high = (ours(Noise([1]), condition) for condition in asked)
+        low, high = (ours.eval()(Noise([1]), condition) for condition in asked)
     assert not torch.allclose(low, high, atol=1e-4)
 
 
 def test_from_a_folder_to_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained on a folder with a table, opened again, and asked by name on the command line."""
     data = open_data(write_folder(tmp_path / "set"))
-    spec = catalog.recipe("edm")
+    spec = brief(catalog.recipe("edm"))
     settings = Settings(budget="16-images", ticks=1, device="cpu")
     run = train(spec, data, tmp_path / "run", arguments=spec.small, settings=settings)
     found = load_model(run.path, "cpu")

@@ -200,7 +200,7 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipes", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
     assert {"r3gan", "edm", "consistency"} <= known.keys()
-    assert known["r3gan"]["arguments"]["gamma"] > 0
+    assert "gamma" in known["r3gan"]["arguments"]
     assert run(["recipes"]) == 0
     assert "r3gan" in capsys.readouterr().out
 

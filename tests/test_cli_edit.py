@@ -13,6 +13,7 @@ from PIL import Image
 import diptych
 from conftest import made_up
 from diptych.cli import run
+from diptych.cli.edit_drawing import Areas, Drawing, Frames, Wide
 from diptych.data.picture import areas, picture, selection
 from diptych.errors import DataError, WrongUse
 from diptych.methods.edm import edm
@@ -164,6 +165,32 @@ def test_interpolation_of_images_and_of_seeds(place: Path) -> None:
     assert shown(place / "seeds.png").shape == (32, 4 * 33 - 1)  # one row
 
 
+def test_flags_do_what_arguments_of_their_names_do(place: Path) -> None:
+    """The flags of a restoration and of an interpolation, each beside the same call in Python."""
+    model, photo = diptych.load(place / "edm", "cpu"), place / "photo.png"
+    words = "--operator blur:1 --method pigdm --deviation 0.2 --seeds 4 --steps 3 --device cpu"
+    assert edit(place, f"restore edm photo.png {words}", "narrow.npz") == 0
+    how = {"method": "pigdm", "seeds": [4], "steps": 3}
+    made = [diptych.edit.restore(model, photo, "blur:1", deviation=d, **how) for d in (0.2, 0.5)]
+    with np.load(place / "narrow.npz") as arrays:
+        assert np.array_equal(arrays["arr_0"], made[0].permute(0, 2, 3, 1).numpy())
+    assert not torch.equal(*made)
+    between = diptych.edit.interpolate(model, 1, 2, frames=3, steps=4).permute(0, 2, 3, 1).numpy()
+    for flag in ("--steps", "--inversion-steps"):
+        assert edit(place, f"interpolate edm 1 2 --frames 3 {flag} 4 --device cpu", "four.npz") == 0
+        with np.load(place / "four.npz") as arrays:
+            assert np.array_equal(arrays["arr_0"], between)
+
+
+def test_flags_that_are_not_of_an_edit_follow_from_its_fields() -> None:
+    assert {kind: kind.unheard() for kind in (Drawing, Wide, Areas, Frames)} == {
+        Drawing: [],
+        Wide: ["fit"],
+        Areas: ["label", "attributes", "fit"],
+        Frames: ["seeds", "label", "attributes"],
+    }
+
+
 def test_python_takes_tensors_and_models(place: Path) -> None:
     model = diptych.load(place / "edm", "cpu")
     photo = picture(place / "photo.png", (1, 8, 8))
@@ -214,6 +241,7 @@ WRONG = {
     "restore edm photo.png --operator blur:nan": "does not say how much",
     "restore edm photo.png --operator blur:1 --noise nan": "noise nan",
     "restore edm photo.png --operator blur:1 --method dps --noise 0.9": "noise 0.9 means nothing to it",
+    "restore edm photo.png --operator blur:1 --deviation 0.9": "deviation is of pigdm",
     "regions edm --map mask.png --labels 1,2,3": "has 2 greys, but there are 3 labels",
     "regions edm --map mask.png --labels 1,44": "label 44 is out of range",
     "regions edm --map tiny.png --labels 1,2": "tiny.png is 4x4",
@@ -222,7 +250,7 @@ WRONG = {
     "interpolate edm photo.png 3": "an image and a seed",
     "interpolate edm photo.png other.png --labels 3": "must be two classes",
     "interpolate edm photo.png other.png --labels 3,4 --compose 2:1": "would take the place of the labels",
-    "interpolate edm photo.png other.png --steps 3": "steps means nothing to an interpolation",
+    "interpolate edm photo.png other.png --eta 0.5": "eta means nothing to an interpolation",
     "interpolate edm 1 2 --sampler euler --grid linear": "grid, sampler mean nothing to an interpolation",
     "interpolate edm 1 2 --seeds 0-5": "--seeds means nothing to this edit",
     "interpolate edm 1 2 --batch 0": "batch must be at least 1",

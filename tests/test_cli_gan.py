@@ -231,7 +231,7 @@ WRONG = {
     "invert plain large.png --out x": "is 9x9, but 8x8 is needed",
     "invert plain large.png --out x.png": "a folder is filled",
     "invert plain large.png --out x --space w --fit crop": "without styles",
-    "invert plain large.png --out x --truncation 0.5": "--truncation means nothing",
+    "invert plain large.png --out x --truncation 0.5": "truncation means nothing here",
     "invert plain plain --out x": "no pictures",
     "invert plain missing.png --out x": "missing.png cannot be read",
 }

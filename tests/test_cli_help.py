@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import diptych
 from diptych.cli import VERBS, run
-from diptych.cli.common import say_on_stderr, table
+from diptych.cli.common import answer, say_on_stderr, table, together
+from diptych.cli.watch import watching
+from diptych.method import Clock
 from diptych.scores import Estimate, Report, RulerCard
+from diptych.system import parallel
 from diptych.system.files import write_json
 
 SAYS = {  # of a verb's docstring, which the list of verbs has no room for
@@ -85,6 +90,25 @@ def test_off_a_terminal_a_warning_is_a_line(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "word " * 60 + "end\n"
 
 
+def test_of_several_processes_the_first_alone_says_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank, level in ((0, logging.INFO), (1, logging.ERROR)):
+        monkeypatch.setattr(parallel, "joined", lambda rank=rank: nullcontext(rank))
+        with together() as found, watching(found) as watch:
+            assert (found, logging.getLogger("diptych").level) == (rank, level)
+            watch("edm")(Clock(32, 32, 1), {"fid": 3.0})
+        assert ("100 %" in capsys.readouterr().err) == (rank == 0)
+    say_on_stderr()
+
+
+def test_a_result_is_json_or_text(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(True, {"out": "x.png"}, "x.png")
+    assert json.loads(capsys.readouterr().out) == {"out": "x.png"}
+    answer(False, {"out": "x.png"}, Path("x.png"))
+    assert capsys.readouterr().out == "x.png\n"
+
+
 def test_a_narrow_encoding_is_no_error() -> None:
     code = "from diptych import cli; cli.run = lambda words: print('中 é') or 0; cli.main([])"
     env = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "cp1252"}
@@ -109,3 +133,4 @@ def test_choose_names_the_reports_that_there_are(tmp_path: Path, capsys: pytest.
 def test_main_verbs_are_there_in_python() -> None:
     assert all(callable(getattr(diptych, name)) for name in diptych.__all__ if name != "edit")
     assert {"sweep_option", "guide", "tune_steps", "judge", "class_names"} <= set(diptych.__all__)
+    assert {"rerun", "invert", "mix", "convert_pickle"} <= set(diptych.__all__)

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import made_up
+from conftest import brief, foreseen, made_up, train_unprobed
 from diptych import catalog
 from diptych.adversarial.latent import GeneratorModel
 from diptych.errors import NotMeasurable, RunError, WrongUse
@@ -26,32 +28,58 @@ from diptych.saveable import from_tree, to_tree
 from diptych.system.files import read_tensors
 from diptych.training.loop import train
 from diptych.training.posthoc import average
+from diptych.training.probe import count_flops, turns
 from diptych.training.state import Settings, Training
 
-RECIPES = catalog.recipes()
+RECIPES = {name: brief(spec) for name, spec in catalog.recipes().items()}
 for name in ("ddpmpp", "ncsnpp"):  # edm has three networks
     SMALL = {**RECIPES["edm"].small, "network": name}
     RECIPES = {**RECIPES, f"edm-{name}": replace(RECIPES["edm"], name=f"edm-{name}", small=SMALL)}
 SETTINGS = Settings(budget="48-images", ticks=2, device="cpu", seed=3, averages=2)
-every_recipe = pytest.mark.parametrize("spec", RECIPES.values(), ids=RECIPES.keys())
+# one recipe after the other: of several processes that share the tests, few train the same one
+every_recipe = pytest.mark.parametrize("spec", RECIPES.values(), ids=RECIPES.keys(), scope="module")
+PROBED = ("consistency", "dcgan", "dit", "iddpm", "noisy-classifier")  # of each kind of method one
+FRESH = [sys.executable, str(Path(__file__).with_name("fresh.py"))]
+Trained = Callable[[str], Run]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """One finished run of each recipe, six steps long."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A finished run of a recipe, six steps long: trained when it is first asked for."""
     folder = tmp_path_factory.mktemp("trained")
-    return {
-        name: train(spec, made_up(), folder / name, arguments=spec.small, settings=SETTINGS)
-        for name, spec in RECIPES.items()
-    }
+
+    @cache
+    def run(name: str) -> Run:
+        spec = RECIPES[name]
+        return train_unprobed(spec, made_up(), folder / name, arguments=spec.small, settings=SETTINGS)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sampled_elsewhere() -> Iterator[Callable[[Run], list[int]]]:
+    """What a run samples in a process that knows nothing of its training: see fresh.py."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    with subprocess.Popen(FRESH, env=env, stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        asks, answers = process.stdin, process.stdout
+
+        def sampled(run: Run) -> list[int]:
+            print(run.path, file=asks, flush=True)
+            found = json.loads(answers.readline())
+            assert isinstance(found, list), found
+            return found
+
+        yield sampled
 
 
 @every_recipe
-def test_leaves_a_run_directory(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    run = trained[spec.name]
+def test_leaves_a_run_directory(spec: RecipeSpec, trained: Trained) -> None:
+    run = trained(spec.name)
     assert run.finished
     assert run.spent["images"] == 48
-    assert run.spent["flop"] > 0
+    assert run.spent["flop"] == 48 * foreseen(SETTINGS).flop_per_image
     assert [line["images"] for line in run.log()] == [24, 48]
     assert all(np.isfinite(list(line["losses"].values())).all() for line in run.log())
     assert len(list((run.path / "samples").glob("*.png"))) == 2
@@ -61,20 +89,20 @@ def test_leaves_a_run_directory(spec: RecipeSpec, trained: dict[str, Run]) -> No
 
 
 @every_recipe
-def test_samples_do_not_depend_on_the_batch(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    model = trained[spec.name].model()
-    together = model.sample(range(10))
-    assert together.shape == (10, 1, 8, 8)
+def test_samples_do_not_depend_on_the_batch(spec: RecipeSpec, trained: Trained) -> None:
+    model = trained(spec.name).model()
+    together = model.sample(range(5))
+    assert together.shape == (5, 1, 8, 8)
     assert together.dtype == torch.uint8
     for batch in (1, 3):
-        apart = model.sample(range(10), batch=batch)
+        apart = model.sample(range(5), batch=batch)
         assert (apart.int() - together.int()).abs().max() <= 1  # kernels differ by batch, up to one level
     assert not torch.equal(together[0], together[4])  # same label, other seed
 
 
 @every_recipe
-def test_knows_its_labels(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    model = trained[spec.name].model()
+def test_knows_its_labels(spec: RecipeSpec, trained: Trained) -> None:
+    model = trained(spec.name).model()
     assert model.classes == 4
     with torch.no_grad():
         for parameter in model.parameters():  # six steps teach a label next to nothing: make it loud
@@ -89,26 +117,26 @@ def test_knows_its_labels(spec: RecipeSpec, trained: dict[str, Run]) -> None:
 
 @every_recipe
 def test_an_interrupted_run_equals_an_uninterrupted_one(
-    spec: RecipeSpec, trained: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: RecipeSpec, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by SIGINT between two ticks, then continued: every tensor is the same bit for bit."""
-    whole, step = trained[spec.name], Training.step
+    whole, step = trained(spec.name), Training.step
     stops = iter((1, 4))  # after this many steps in all
     stop_at = [next(stops)]
 
     def step_and_interrupt(training: Training) -> None:
         step(training)
-        if training.steps == stop_at[0] and training.total == 48:  # not in the probe
+        if training.steps == stop_at[0]:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Training, "step", step_and_interrupt)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
+            train_unprobed(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
         assert not Run(tmp_path / "run").finished
         assert list(Run(tmp_path / "run").checkpoints.kept)[-1] == 8 * stop_at[0]
         stop_at[0] = next(stops, -1)
-    resumed = train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
+    resumed = train_unprobed(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
     for file in (str(Path("checkpoints") / "000000000048.safetensors"), "model.safetensors"):
         (ours, _), (theirs, _) = (read_tensors(run.path / file) for run in (resumed, whole))
         assert ours.keys() == theirs.keys()
@@ -126,8 +154,8 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
 
 
 @every_recipe
-def test_a_changed_argument_is_refused(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    run = trained[spec.name]
+def test_a_changed_argument_is_refused(spec: RecipeSpec, trained: Trained) -> None:
+    run = trained(spec.name)
     with pytest.raises(RunError, match=r"settings\.seed: 3, now 4"):
         train(
             spec,
@@ -145,26 +173,18 @@ def test_a_changed_argument_is_refused(spec: RecipeSpec, trained: dict[str, Run]
 
 
 @every_recipe
-def test_opens_in_a_fresh_process(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    run = trained[spec.name]
-    code = (
-        "import sys, json, torch; torch.set_num_threads(1); from diptych.runs import load_model; "
-        "m = load_model(sys.argv[1], 'cpu'); print(json.dumps(m.sample(range(5)).flatten().tolist())); "
-        "assert 'diptych.method' not in sys.modules, 'the left panel was imported'"
-    )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, env=env, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == run.model().sample(range(5)).flatten().tolist()
+def test_opens_in_a_fresh_process(
+    spec: RecipeSpec, trained: Trained, sampled_elsewhere: Callable[[Run], list[int]]
+) -> None:
+    run = trained(spec.name)
+    assert sampled_elsewhere(run) == run.model().sample(range(5)).flatten().tolist()
 
 
 @every_recipe
-def test_its_weights_are_averaged_afterwards(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+def test_its_weights_are_averaged_afterwards(spec: RecipeSpec, trained: Trained) -> None:
     """What was stored in the middle comes back as it was stored, ready to sample."""
-    found = average(trained[spec.name].path, sigma_rel=0.1, images=24, device="cpu")
-    stored, _ = read_tensors(trained[spec.name].path / "averages" / "000000000024-0.100.safetensors")
+    found = average(trained(spec.name).path, sigma_rel=0.1, images=24, device="cpu")
+    stored, _ = read_tensors(trained(spec.name).path / "averages" / "000000000024-0.100.safetensors")
     assert found.mixture.residual == 0
     for name, parameter in found.model.named_parameters():
         assert torch.equal(parameter, stored[name].float())
@@ -172,8 +192,8 @@ def test_its_weights_are_averaged_afterwards(spec: RecipeSpec, trained: dict[str
 
 
 @every_recipe
-def test_tree_round_trip(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    model = trained[spec.name].model()
+def test_tree_round_trip(spec: RecipeSpec, trained: Trained) -> None:
+    model = trained(spec.name).model()
     tree = json.loads(json.dumps(to_tree(model)))
     twin = from_tree(tree)
     assert isinstance(twin, Model)
@@ -184,8 +204,8 @@ def test_tree_round_trip(spec: RecipeSpec, trained: dict[str, Run]) -> None:
 
 
 @every_recipe
-def test_using_shares_weights(spec: RecipeSpec, trained: dict[str, Run]) -> None:
-    model = trained[spec.name].model()
+def test_using_shares_weights(spec: RecipeSpec, trained: Trained) -> None:
+    model = trained(spec.name).model()
     for setting in model.dial():
         twin = model.using(**setting)
         assert all(a is b for a, b in zip(model.parameters(), twin.parameters(), strict=True))
@@ -195,9 +215,9 @@ def test_using_shares_weights(spec: RecipeSpec, trained: dict[str, Run]) -> None
 
 
 @every_recipe
-def test_has_a_density_or_says_why_not(spec: RecipeSpec, trained: dict[str, Run]) -> None:
+def test_has_a_density_or_says_why_not(spec: RecipeSpec, trained: Trained) -> None:
     """A finite one, or a reason."""
-    model = trained[spec.name].model()
+    model = trained(spec.name).model()
     image = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     condition = Condition(label=torch.tensor([0, 3]))
     if isinstance(model, GeneratorModel) or spec.name == "consistency":
@@ -240,16 +260,43 @@ def test_any_size_and_number_of_channels(spec: RecipeSpec, shape: tuple[int, int
     assert torch.isfinite(image).all()
 
 
-def test_from_run_loads_what_train_left(trained: dict[str, Run], tmp_path: Path) -> None:
+@every_recipe
+def test_what_an_image_takes_is_counted_at_any_moment(spec: RecipeSpec) -> None:
+    """As the probe does: each phase takes its turn, due or not."""
+    data = made_up().train
+    training = Training(spec(data, **spec.small), data, 1000, SETTINGS)
+    costs = turns(training, times=2)
+    assert count_flops(training, costs) > 0
+    training.check_finite()
+
+
+@pytest.mark.parametrize("name", PROBED)
+def test_a_probe_leaves_no_trace_in_what_is_trained(name: str, trained: Trained, tmp_path: Path) -> None:
+    """It costs what its plan says, and else is the same run bit for bit."""
+    spec, whole = RECIPES[name], trained(name)
+    run = train(spec, made_up(), tmp_path / "run", arguments=spec.small, settings=SETTINGS)
+    assert run.recipe["probe"]["images"] == 48
+    assert run.recipe["probe"]["probe_steps"] > 0
+    assert run.spent["flop"] == 48 * run.recipe["probe"]["flop_per_image"] > 0
+    hashes = [[line["weights_sha256"] for line in one.log()] for one in (run, whole)]
+    assert hashes[0] == hashes[1]
+
+
+def test_of_each_kind_of_method_one_is_probed() -> None:
+    made = {name: type(spec(made_up().train, **spec.small).method) for name, spec in RECIPES.items()}
+    assert {made[name] for name in PROBED} == set(made.values())
+
+
+def test_from_run_loads_what_train_left(trained: Trained, tmp_path: Path) -> None:
     """consistency --teacher RUN starts from the teacher's averaged weights, whatever sizes are asked for."""
     spec = RECIPES["consistency"]
-    teacher = trained["edm"]
+    teacher = trained("edm")
     recipe = spec(made_up().train, **spec.small, teacher=str(teacher.path))
     ours, theirs = recipe.method.model.state_dict(), load_model(teacher.path).state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert all(p.requires_grad for p in recipe.method.model.parameters())
-    train(
+    train_unprobed(
         spec,
         made_up(),
         tmp_path / "tuned",
@@ -257,6 +304,6 @@ def test_from_run_loads_what_train_left(trained: dict[str, Run], tmp_path: Path)
         settings=SETTINGS,
     )
     with pytest.raises(WrongUse, match="no denoiser"):
-        spec(made_up().train, teacher=str(trained["r3gan"].path))
+        spec(made_up().train, teacher=str(trained("r3gan").path))
     with pytest.raises(WrongUse, match="teacher"):
         spec(made_up((3, 8, 8)).train, teacher=str(teacher.path))

@@ -71,13 +71,13 @@ def wrong(case: str, bf16: bool) -> list[str]:
     """What goes wrong in three steps, the last of them with all lazy phases, and in sampling."""
     import torch
 
-    from conftest import made_up
+    from conftest import brief, made_up
     from diptych.model import Condition, Noise
     from diptych.training.state import Settings, Training
     from pretend_device import pretend
 
     data = (made_up((3, 16, 16)) if case in VARIANTS else made_up()).train
-    spec = catalog.recipe(case.partition(" ")[0])
+    spec = brief(catalog.recipe(case.partition(" ")[0]))
     settings = Settings(device="cuda", precision="bfloat16" if bf16 else "float32")
     with pretend(bf16=bf16) as noted:
         recipe = spec(data, **{**spec.small, **VARIANTS.get(case, {})})

@@ -376,7 +376,7 @@ def test_bad_input_is_a_sentence_and_a_hint() -> None:
     model = DiffusionModel(EDMDenoiser(network()), DiffusionOptions(steps=2))
     image, mask = shown(1)["image"], shown(1)["mask"]
     cases = [
-        (lambda: Inpaint(model).sample([0], Condition(None, None, image, mask[..., :7])), "mask is 8x7"),
+        (lambda: Inpaint(model).sample([0], Condition(None, None, image, mask[..., :7])), "mask is 7x8"),
         (lambda: Inpaint(model).sample([0], Condition(None, None, image[:, :1], mask)), "1 channel, but"),
         (lambda: Inpaint(model).sample([0], Condition(image=image)), "needs 'mask'"),
         (lambda: Vary(model, VaryOptions(1.2)), "strength 1.2 is out of range"),
@@ -399,7 +399,7 @@ def test_bad_input_is_a_sentence_and_a_hint() -> None:
         (lambda: Outpaint(model, 8, 10, left=4).sample([0], Condition(image=image)), "does not lie on"),
         (lambda: interpolate(model, image[0], image[0], frames=1), "at least 2 frames"),
         (lambda: interpolate(model, image[0], image[0], labels=(0, 9)), "label 9 is out of range"),
-        (lambda: invert(model, image[..., :4]), "8x4 with 3 channels"),
+        (lambda: invert(model, image[..., :4]), "4x8 with 3 channels"),
         (lambda: invert(model, image, steps=1), "at least 2 steps"),
         (lambda: ColourOptions(cells=0), "cells 0"),
         (lambda: RegionsOptions(-1.0), "feather -1.0"),

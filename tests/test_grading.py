@@ -155,6 +155,8 @@ def test_python_and_command_line_agree(
     shown = capsys.readouterr().out
     assert "n = 200, against digits" in shown
     assert "noisy" in shown
+    assert run([*command[:-2], "--metrics", "fid", "--json"]) == 0  # as Python calls it
+    assert json.loads(capsys.readouterr().out) == theirs
 
 
 def test_two_processes_find_the_same(folder: Path, tmp_path: Path) -> None:
@@ -193,10 +195,10 @@ def test_unknown_flags_are_named_where_only_images_are_measured(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["evaluate", str(folder / "noisy.npz"), "--against", "digits", "--metric", "fid", "--no-floor"]
-    assert run([*command, "--metrics", "kid", "--stepz", "4"]) == 2
+    assert run([*command, "--metrcs", "kid", "--stepz", "4"]) == 2
     said = capsys.readouterr().err
-    assert "no flag --metrics" in said
-    assert "did you mean metric?" in said
+    assert "no flag --metrcs" in said
+    assert "did you mean metrics?" in said
     assert run([*command, "--stepz", "4"]) == 2
     assert "no flag --stepz" in capsys.readouterr().err
     with pytest.raises(WrongUse, match="images have no options"):

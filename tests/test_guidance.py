@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import brief, made_up
+from conftest import train_unprobed as train
+from diptych import catalog
 from diptych.autoguidance import autoguided
 from diptych.diffusion.denoiser import Denoiser, EDMDenoiser, each, one_level
 from diptych.diffusion.editing import Regions, Vary, Windows, wide
@@ -33,7 +36,6 @@ from diptych.model import Condition, Noise
 from diptych.networks.unet import UNet
 from diptych.runs import Run, load_model, save_model
 from diptych.saveable import change, from_tree, to_tree
-from diptych.training.loop import train
 from diptych.training.state import Settings
 
 MEANS, DEVIATION = torch.tensor([-1.0, 0.5, 2.0]), 0.3
@@ -393,10 +395,7 @@ def test_guidance_concentrates_samples(mixture: Mixture) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from conftest import made_up
-    from diptych import catalog
-
-    spec = catalog.recipe("edm")
+    spec = brief(catalog.recipe("edm"))
     out = tmp_path_factory.mktemp("auto") / "run"
     settings = Settings(budget="96-images", ticks=4, device="cpu", snapshots=2)
     return train(spec, made_up(), out, arguments=spec.small, settings=settings)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conftest import made_up
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.autoguidance import autoguided
 from diptych.diffusion.classifier import NoisyClassifier
@@ -24,7 +25,6 @@ from diptych.metrics.cost import flops_per_image
 from diptych.model import Noise
 from diptych.networks.noisy_classifier import ADMClassifier, AttentionPool
 from diptych.runs import Run
-from diptych.training.loop import train
 from diptych.training.state import Settings, Training
 from test_adm import shaken
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import made_up
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.adversarial.latent import LatentModel
 from diptych.adversarial.look import Look
@@ -24,7 +25,6 @@ from diptych.networks.pggan import PGCritic, PGGenerator, enlarged, newest, redu
 from diptych.runs import load_model, save_model
 from diptych.saveable import change, from_tree, to_tree
 from diptych.system.flops import FlopCounter
-from diptych.training.loop import train
 from diptych.training.state import Settings, Training
 
 SMALL: dict[str, Any] = {"base": 128, "largest": 8}

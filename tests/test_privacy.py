@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import made_up
+from conftest import train_unprobed as train
 from diptych import catalog, contenders, contest
 from diptych.contenders import Entry, Rules
 from diptych.contest import duel
@@ -24,7 +25,6 @@ from diptych.scores import Estimate
 from diptych.system import privacy
 from diptych.system.files import write_json
 from diptych.system.privacy import HIDDEN, at_home, clean, cleaned, command_line
-from diptych.training.loop import train
 from diptych.training.state import Settings
 from diptych.training.track import Tracker
 

@@ -38,6 +38,18 @@ def test_fewer_samples_than_none_are_refused_before_anything_is_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_asked_for_is_none_some_or_as_many_as_can_be_afforded() -> None:
+    data = made_up()
+    assert QuickExam.asked(data, 0) is None
+    assert QuickExam.asked(data, "auto") == QuickExam(data)
+    assert QuickExam.asked(data, 20) == QuickExam(data, 20)
+    assert (QuickExam(data).size, QuickExam(data, 20).n) == (None, 20)
+    with pytest.raises(AssertionError, match="settled"):
+        _ = QuickExam(data).n
+    with pytest.raises(WrongUse, match="0 samples"):
+        QuickExam(data, 0)
+
+
 class Slow(Model):
     """Takes a known time for each image."""
 
@@ -66,7 +78,7 @@ def scripted(patch: pytest.MonkeyPatch, cost: Callable[[int], float]) -> list[in
     def timed(self: QuickExam, model: Model) -> Iterator[QuickExam]:
         for n in (64, 128, 256, 512, 1024, 2048):
             tried.append(n)
-            yield replace(self, n=n, seconds=cost(n))
+            yield replace(self, size=n, seconds=cost(n))
 
     patch.setattr(QuickExam, "_timed", timed)
     return tried

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import train_unprobed
 from diptych import catalog
 from diptych.cli import run as cli
 from diptych.data import open_data
@@ -18,10 +19,9 @@ from diptych.errors import Alarmed, DataError, RunError
 from diptych.measuring.quick import QuickExam
 from diptych.runs import Run, open_run
 from diptych.system.files import read_json, write_json
-from diptych.training.loop import train
 from diptych.training.rerun import rerun, runs_in
 from diptych.training.state import Settings
-from test_reactions import PLAN, Alarming
+from test_reactions import Alarming
 
 GAN = catalog.recipe("r3gan")
 SETTINGS = Settings(budget="48-images", ticks=3, device="cpu", seed=3)
@@ -30,7 +30,8 @@ SETTINGS = Settings(budget="48-images", ticks=3, device="cpu", seed=3)
 def trained(out: Path, source: Path, **how: Any) -> Run:
     data = open_data(str(source))
     exam = QuickExam(data, 16, level=0)
-    return train(GAN, data, out, arguments=GAN.small, examine=exam, settings=replace(SETTINGS, **how))
+    settings = replace(SETTINGS, **how)
+    return train_unprobed(GAN, data, out, arguments=GAN.small, examine=exam, settings=settings)
 
 
 def images(file: Path, seed: int = 0) -> Path:
@@ -71,7 +72,9 @@ def test_an_unfinished_run_is_repeated_as_far_as_it_went(tmp_path: Path, source:
     data = open_data(str(source))
     exam = QuickExam(data, 16, level=0)
     with pytest.raises(KeyboardInterrupt):
-        train(GAN, data, tmp_path / "run", arguments=GAN.small, examine=exam, settings=SETTINGS, watch=stop)
+        train_unprobed(
+            GAN, data, tmp_path / "run", arguments=GAN.small, examine=exam, settings=SETTINGS, watch=stop
+        )
     agreement = rerun(Run(tmp_path / "run"), tmp_path / "again")
     assert agreement.exact
     assert agreement.lines == 2
@@ -227,7 +230,7 @@ def test_runs_that_an_alarm_stopped(
     data, place = open_data(str(source)), tmp_path / "run"
     for _ in range(calls):
         try:
-            train(GAN, data, place, examine=Alarming(rings), expected=PLAN, **how)
+            train_unprobed(GAN, data, place, examine=Alarming(rings), **how)
         except Alarmed:
             assert not Run(place).finished
     assert Run(place).finished == (lines == 8)

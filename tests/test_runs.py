@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import train_unprobed as train
 from diptych import api, catalog, contest, exporter
 from diptych.adversarial.latent import LatentModel, LatentOptions
 from diptych.data.images import DataSet
@@ -19,7 +20,6 @@ from diptych.networks.r3gan import R3Generator
 from diptych.runs import Run, load_model, open_run, save_model, vacant
 from diptych.saveable import from_tree, rebuilt, saveable, to_tree
 from diptych.system.files import read_json, read_state, write, write_json, write_state, write_tensors
-from diptych.training.loop import train
 from diptych.training.rerun import runs_in
 from diptych.training.state import Settings
 

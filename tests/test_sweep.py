@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from conftest import made_up
+from conftest import brief, made_up
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.adversarial.style import StyleModel
 from diptych.cli import run as command
@@ -18,13 +19,12 @@ from diptych.measuring.sweep import steps_between, sweep
 from diptych.networks.stylegan2 import StyleGAN2Generator
 from diptych.report.lines import Line, Panel, Point, figure
 from diptych.runs import Run, save_model
-from diptych.training.loop import train
 from diptych.training.state import Settings
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    spec = catalog.recipe("edm")
+    spec = brief(catalog.recipe("edm"))
     settings = Settings(budget="96-images", ticks=2, device="cpu")
     out = tmp_path_factory.mktemp("sweep") / "run"
     return train(spec, made_up(n=128), out, arguments=spec.small, settings=settings)
@@ -113,7 +113,7 @@ def test_names_keep_their_places_where_nothing_is_measured() -> None:
 def test_command_leaves_table_and_drawing(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = catalog.recipe("edm")
+    spec = brief(catalog.recipe("edm"))
     from diptych.data import open_data
 
     out = tmp_path / "digits"

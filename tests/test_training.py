@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import made_up, newest
+from conftest import brief, made_up, newest
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.budget import Budget
 from diptych.data.images import DataSet
 from diptych.errors import Diverged, RunError, WrongUse
-from diptych.method import Batch, Clock, Loss, Method, adam, constant, warmup_cosine
-from diptych.model import Model
+from diptych.method import Batch, Clock, Loss, adam, constant, warmup_cosine
 from diptych.runs import Run
 from diptych.system.files import read_state, read_tensors, write_json
 from diptych.system.flops import FlopCounter
 from diptych.training import loop
 from diptych.training.claims import describe
-from diptych.training.loop import plan, train
+from diptych.training.loop import plan
 from diptych.training.probe import probe
 from diptych.training.state import Settings, Training
+from faults import Scores
 
-EDM = catalog.recipe("edm")
-GAN = catalog.recipe("r3gan")  # samples fast
+EDM = brief(catalog.recipe("edm"))
+GAN = catalog.recipe("r3gan")
 SETTINGS = Settings(budget="48-images", ticks=2, device="cpu")
 
 
@@ -281,54 +282,25 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
-@dataclass
-class Brightness:
-    """An exam that remembers what it was told."""
-
-    n: int = 1
-    every: int = 1
-    asked: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
-
-    def settled(self, model: Model, seconds: float, ticks: int, recorded: Mapping[str, Any]) -> Brightness:
-        self.asked.append((seconds, ticks, dict(recorded)))
-        return self
-
-    def terms(self) -> dict[str, Any]:
-        return {"n": self.n, "every": self.every}
-
-    def memory(self, method: Method, clock: Clock) -> dict[str, float]:
-        return {}
-
-    def judge(self, history: Sequence[Mapping[str, Any]], clock: Clock) -> dict[str, dict[str, Any]]:
-        return {}
-
-    def copies(self, verdicts: Mapping[str, Mapping[str, Any]]) -> None:
-        return None
-
-    def __call__(self, model: Model) -> dict[str, float]:
-        return {"score": float(model.sample(range(self.n)).float().mean())}
-
-
 def test_the_exam_and_the_watch_are_told(tmp_path: Path) -> None:
     seen: list[tuple[int, dict[str, float]]] = []
-    examine = Brightness()
-    run = train(
-        EDM,
-        made_up(),
-        tmp_path / "run",
-        arguments=EDM.small,
-        settings=SETTINGS,
-        examine=examine,
-        watch=lambda clock, logs: seen.append((clock.images, dict(logs))),
-    )
+    examine = Scores()
+
+    def watch(clock: Clock, logs: Mapping[str, float]) -> None:
+        seen.append((clock.images, dict(logs)))
+        examine.images = clock.images
+
+    how: dict[str, Any] = {"settings": SETTINGS, "examine": examine, "watch": watch}
+    run = train(EDM, made_up(), tmp_path / "run", arguments=EDM.small, **how)
     last = run.log()[-1]
-    assert all("score" in line["exam"] and line["exam_n"] == 1 for line in run.log())
+    assert [line["exam"]["fid"] for line in run.log()] == [5.5, 6.0]
+    assert all(line["exam_n"] == 1 for line in run.log())
     assert 0 <= last["exam_seconds"] <= last["tick_seconds"]
     assert 0 <= last["sheet_seconds"] <= last["tick_seconds"]
     assert seen[-1][0] == 48
-    assert seen[-1][1]["exam/score"] == last["exam"]["score"]  # the last exam is seen too
+    assert seen[-1][1]["exam/fid"] == last["exam"]["fid"]  # the last exam is seen too
     assert seen[-1][1]["denoiser"] == last["losses"]["denoiser"]
-    assert "exam/score" not in seen[0][1]
+    assert "exam/fid" not in seen[0][1]
     ((seconds, ticks, recorded),) = examine.asked
     assert seconds == run.recipe["probe"]["seconds"]
     assert (ticks, recorded) == (2, {})
@@ -338,7 +310,7 @@ def test_the_exam_and_the_watch_are_told(tmp_path: Path) -> None:
 def test_exams_at_every_third_tick_and_the_last(tmp_path: Path) -> None:
     settings = replace(SETTINGS, budget="80-images", ticks=10)
     run = train(
-        GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings, examine=Brightness(every=3)
+        GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings, examine=Scores(every=3)
     )
     assert [line["images"] for line in run.log()] == [8 * i for i in range(1, 11)]
     assert [line["images"] for line in run.log() if line["exam"]] == [24, 48, 72, 80]
@@ -348,7 +320,7 @@ def test_exams_at_every_third_tick_and_the_last(tmp_path: Path) -> None:
 
 def test_ticks_shorter_than_a_batch_are_not_expected(tmp_path: Path) -> None:
     settings = replace(SETTINGS, budget="40-images", ticks=10)  # batches of 8
-    examine = Brightness(every=4)
+    examine = Scores(every=4)
     run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings, examine=examine)
     assert len(run.log()) == 5
     assert examine.asked[0][1] == 5
@@ -363,13 +335,13 @@ def test_another_exam_does_not_refuse_a_resume(tmp_path: Path) -> None:
 
     where = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=Brightness(), watch=stop)
-    examine = Brightness(n=3)
+        train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=Scores(), watch=stop)
+    examine = Scores(n=3)
     run = train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=examine)
     assert examine.asked[0][2] == {"n": 1, "every": 1}  # what was done before is told
     assert run.recipe["exam"] == {"n": 3, "every": 1}
     assert run.log()[-1]["exam_n"] == 3
-    done = Brightness(n=5)
+    done = Scores(n=5)
     again = train(GAN, made_up(), where, arguments=GAN.small, settings=SETTINGS, examine=done)
     assert not done.asked  # there is nothing left to examine
     assert again.recipe["exam"] == {"n": 3, "every": 1}
@@ -381,7 +353,9 @@ def test_another_exam_does_not_refuse_a_resume(tmp_path: Path) -> None:
 def test_a_plan_that_was_made_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = plan(GAN, made_up(), arguments=GAN.small, settings=SETTINGS)
     monkeypatch.setattr(loop, "probe", None)
-    run = train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=SETTINGS, expected=expected)
+    run = loop.train(
+        GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=SETTINGS, expected=expected
+    )
     assert run.recipe["probe"] == asdict(expected)
 
 
@@ -509,6 +483,7 @@ def test_settings_that_cannot_be_are_refused_with_a_hint(given: dict[str, int], 
 
 
 def test_the_largest_settings_train(tmp_path: Path) -> None:
+    """The probe reads them too."""
     whole = dict.fromkeys(("microbatch", "ticks", "keep", "averages"), 2**63 - 1)
     settings = Settings(budget="16-images", device="cpu", seed=2**64 - 1, snapshots=63, **whole)  # type: ignore[arg-type]
-    assert train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings).finished
+    assert loop.train(GAN, made_up(), tmp_path / "run", arguments=GAN.small, settings=settings).finished

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import made_up, newest
+from conftest import brief, made_up, newest
+from conftest import train_unprobed as train
 from diptych import catalog
 from diptych.cli.common import Pace
 from diptych.errors import RunError, WrongUse
@@ -24,19 +25,11 @@ from diptych.recipe import Averaging, half_life, power
 from diptych.runs import Run
 from diptych.system.files import read_state, read_tensors
 from diptych.training.loop import build
-from diptych.training.loop import train as train_at_length
-from diptych.training.probe import Plan
 from diptych.training.state import Settings, Training
 from diptych.training.transfer import begin, shrinks, transfer
 
-GAN, EDM = catalog.recipe("dcgan"), catalog.recipe("edm")
+GAN, EDM = catalog.recipe("dcgan"), brief(catalog.recipe("edm"))
 BUDGET = Settings(budget="32-images", ticks=1, device="cpu")
-
-
-def train(*args: Any, **kwargs: Any) -> Run:
-    """Without the probe before it, which takes longer than the training."""
-    images = int(kwargs["settings"].budget.partition("-")[0])
-    return train_at_length(*args, **kwargs, expected=Plan(images, 1.0, 1.0, 1.0, 1.0, 1.0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +125,7 @@ def test_settings_that_no_shape_tells_are_warned_of(tmp_path: Path, caplog: pyte
 
 
 def test_a_denoisers_settings_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (said,) = warnings_of(caplog, catalog.recipe("ddpm"), tmp_path / "a", {}, {"betas": "cosine"})
+    (said,) = warnings_of(caplog, brief(catalog.recipe("ddpm")), tmp_path / "a", {}, {"betas": "cosine"})
     assert "betas of the schedule is cosine, there it is linear" in said
     assert said.count("there it is") == 1
 
