@@ -189,7 +189,7 @@ class EDMDenoiser(NetworkDenoiser):
         s = self.sigma_data
         total = sigma**2 + s**2
         c_in, c_skip = each(total.rsqrt()), each(s**2 / total)
-        return Coefficients(c_in, c_skip, each(self.c_out(sigma)), sigma.log() / 4)
+        return Coefficients(c_in, c_skip, each(self.c_out(sigma)), level_told(sigma))
 
     def c_out(self, sigma: Tensor) -> Tensor:
         """sigma s / sqrt(sigma^2 + s^2)."""
@@ -254,10 +254,7 @@ class ScheduleDenoiser(NetworkDenoiser):
         a, b = TARGETS[self.target](alpha, noise)
         below = b - a * sigma
         c_skip = None if self.target == "eps" else each(b / below)
-        if self.tells_time:
-            told = self.schedule.told(self.schedule.time(sigma))
-        else:  # no level far beyond what training is likely to have met: all of them are noise alone
-            told = sigma.clamp_max(PURE).log() / 4
+        told = self.schedule.told(self.schedule.time(sigma)) if self.tells_time else level_told(sigma)
         c_in = (sigma.square() + SIGMA_DATA**2).rsqrt() if self.target == "F" else alpha
         return Coefficients(each(c_in), c_skip, each(-sigma / below), told)
 
@@ -273,6 +270,12 @@ class ScheduleDenoiser(NetworkDenoiser):
         """sigma / |b - a sigma|."""
         a, b = TARGETS[self.target](*self.schedule.coefficients(sigma))
         return sigma / (b - a * sigma).abs()
+
+
+def level_told(sigma: Tensor) -> Tensor:
+    """log(sigma) / 4 (EDM, table 1), of no level beyond PURE: they are noise alone, and training hardly meets
+    them, where one-step sampling may begin."""
+    return sigma.clamp_max(PURE).log() / 4
 
 
 def each(value: Tensor) -> Tensor:
